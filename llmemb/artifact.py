@@ -1,0 +1,51 @@
+"""An output folder belongs to one job, one config and one set of inputs."""
+
+from typing import Any
+
+from llmemb import storage
+from llmemb.config import JobConfig
+from llmemb.errors import InputError
+
+
+def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str) -> bool:
+    """Takes an output folder for a run; writes the resolved config there as ``config.yaml``.
+
+    Args:
+        inputs: Fingerprints of what the job reads.
+        finished_by: The file whose presence says that the output is complete.
+
+    Returns:
+        True if there is work to do, False if this very output is complete already.
+
+    Raises:
+        InputError: the folder cannot be written, or holds the output of another job, config or input.
+    """
+    mine = {"job": job, "config": config.identity(), "inputs": inputs}
+    record = storage.join(output, "job.json")
+    if storage.exists(record):
+        theirs = storage.read_json(record)
+        if theirs != mine:
+            raise InputError(f"output: {output} belongs to another run ({_difference(theirs, mine)}); choose another")
+        return not storage.exists(storage.join(output, finished_by))
+    if storage.exists(storage.join(output, finished_by)):
+        raise InputError(f"output: {output} holds a {finished_by} that no {job} job wrote; choose another")
+    storage.check_writable(output)
+    storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
+    storage.write_json(record, mine)
+    return True
+
+
+def _difference(theirs: Any, mine: Any) -> str:
+    flat_theirs, flat_mine = dict(_leaves(theirs)), dict(_leaves(mine))
+    changed = [
+        f"{key}: {flat_theirs.get(key, 'unset')} there, {flat_mine.get(key, 'unset')} here"
+        for key in sorted(flat_theirs.keys() | flat_mine.keys())
+        if flat_theirs.get(key) != flat_mine.get(key)
+    ]
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [leaf for key, child in value.items() for leaf in _leaves(child, f"{path}.{key}" if path else str(key))]
+    return [(path, value)]

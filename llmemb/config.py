@@ -1,0 +1,81 @@
+"""Job configuration: YAML and ``key=value`` overrides, validated before any work starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmemb import storage
+from llmemb.errors import InputError
+
+
+class Config(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobConfig(Config):
+    """The settings of one job. Local paths become absolute, so that every node means the same place."""
+
+    execution_keys: ClassVar[frozenset[str]] = frozenset()
+    """Top-level keys that say how a job runs and not what it makes: they may differ between a run and its resumption."""
+    uri_keys: ClassVar[frozenset[str]] = frozenset({"output"})
+    """Top-level keys that hold a URI, or a list of them."""
+
+    @classmethod
+    def load(cls, path: str, overrides: Sequence[str] = ()) -> Self:
+        """Reads a YAML file, merges ``section.key=value`` overrides over it and validates.
+
+        Raises:
+            InputError: naming the dotted path of every wrong key and what was expected there.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"config: no such file: {path}")
+        try:
+            for override in overrides:
+                if "=" not in override:
+                    raise InputError(f"config: override {override!r}: expected section.key=value")
+            merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+            values = OmegaConf.to_container(merged, resolve=True)
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"config: {path}: expected keys and values, got a {type(values).__name__}")
+        return cls.parse(values)
+
+    @classmethod
+    def parse(cls, values: dict[Any, Any]) -> Self:
+        try:
+            return cls.model_validate({key: cls._resolve(key, value) for key, value in values.items()})
+        except ValidationError as error:
+            raise InputError("config: " + "; ".join(map(_describe, error.errors()))) from error
+
+    @classmethod
+    def _resolve(cls, key: str, value: object) -> object:
+        if key not in cls.uri_keys:
+            return value
+        if isinstance(value, list):
+            return [storage.absolute(entry) if isinstance(entry, str) else entry for entry in value]
+        return storage.absolute(value) if isinstance(value, str) else value
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine what the job makes, as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"output", *self.execution_keys})
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    shown = repr(error["input"])
+    return f"{where}: {error['msg']}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"

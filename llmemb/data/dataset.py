@@ -1,0 +1,89 @@
+"""The dataset artifact: ``items/*.parquet``, ``sequences/*.parquet`` and, last, ``dataset.json``."""
+
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from llmemb import storage
+from llmemb.data.sequences import LeaveOneOut, Sequences, Targets
+from llmemb.errors import InputError
+
+ITEM_ID, USER_ID, ITEM_IDS, TIMESTAMPS = "item_id", "user_id", "item_ids", "timestamps"
+DATASET_FILE = "dataset.json"
+
+
+class Dataset:
+    """A prepared dataset, read lazily.
+
+    An item's index is its row in the item files, in their order, plus one; index 0 is padding.
+    """
+
+    def __init__(self, uri: str, info: dict[str, Any]) -> None:
+        self.uri = uri
+        self.info = info
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Opens a finished dataset.
+
+        Raises:
+            InputError: there is none, or it is not complete.
+        """
+        if not storage.exists(storage.join(uri, DATASET_FILE)):
+            raise InputError(f"dataset: {uri} has no {DATASET_FILE}: expected the output of a finished prepare job")
+        return cls(uri, storage.read_json(storage.join(uri, DATASET_FILE)))
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info["fingerprint"]
+
+    @property
+    def num_items(self) -> int:
+        return self.info["counts"]["items"]
+
+    @property
+    def item_files(self) -> list[str]:
+        return [storage.join(self.uri, "items", entry["file"]) for entry in self.info["files"]["items"]]
+
+    def items(self, columns: list[str] | None = None) -> pa.Table:
+        """The catalogue, in index order."""
+        return pa.concat_tables([storage.read_table(file, columns) for file in self.item_files])
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The ids in index order: ``item_ids[index - 1]``."""
+        return self.items([ITEM_ID]).column(ITEM_ID).to_pylist()
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        files = [storage.join(self.uri, "sequences", entry["file"]) for entry in self.info["files"]["sequences"]]
+        lists = pa.concat_tables([storage.read_table(file, [ITEM_IDS]) for file in files]).column(ITEM_IDS)
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        index = pc.index_in(pc.list_flatten(lists), value_set=pa.array(self.item_ids))
+        if index.null_count:
+            raise InputError(f"dataset: {self.uri}: {index.null_count} interactions name items that items/ lacks")
+        items = index.to_numpy(zero_copy_only=False).astype(np.int32) + 1
+        return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    @property
+    def split(self) -> LeaveOneOut:
+        return LeaveOneOut()
+
+    @cached_property
+    def train(self) -> Sequences:
+        return self.split.train(self.sequences)
+
+    @cached_property
+    def popularity(self) -> NDArray[np.int64]:
+        """int64 ``[num_items + 1]``: training interactions per item index."""
+        return self.train.counts(self.num_items)
+
+    def validation(self) -> Targets:
+        return self.split.targets(self.sequences, "validation")
+
+    def test(self) -> Targets:
+        return self.split.targets(self.sequences, "test")

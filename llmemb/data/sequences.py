@@ -1,0 +1,88 @@
+"""Users' item sequences in flat arrays, and the rules that split them."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+SplitName = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Many sequences in two arrays.
+
+    Attributes:
+        items: int32 ``[interactions]``, item indices from 1, each user's in order, users one after another.
+        offsets: int64 ``[users + 1]``; user u's items are ``items[offsets[u]:offsets[u + 1]]``.
+    """
+
+    items: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_lists(cls, lists: list[list[int]]) -> Self:
+        lengths = [len(sequence) for sequence in lists]
+        flat = [item for sequence in lists for item in sequence]
+        return cls(np.array(flat, dtype=np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, user: int) -> NDArray[np.int32]:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def counts(self, num_items: int) -> NDArray[np.int64]:
+        """int64 ``[num_items + 1]``: how often each item index occurs; index 0 is padding."""
+        return np.bincount(self.items, minlength=num_items + 1)
+
+    def take(self, users: NDArray[np.int64]) -> "Sequences":
+        return _gather(self, self.offsets[users], self.offsets[users + 1])
+
+    def without_last(self, num: NDArray[np.int64]) -> "Sequences":
+        """Each sequence without its last ``num[user]`` items."""
+        return _gather(self, self.offsets[:-1], self.offsets[1:] - num)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model is asked: after this history, where does the target rank?
+
+    Attributes:
+        users: int64 ``[queries]``, rows of the dataset's sequences.
+        histories: one sequence per query.
+        items: int32 ``[queries]``, the item that came next.
+    """
+
+    users: NDArray[np.int64]
+    histories: Sequences
+    items: NDArray[np.int32]
+
+
+class LeaveOneOut:
+    """The last item is the test target, the one before it the validation target (the paper's protocol).
+
+    A user with fewer than three items has no targets; all of their items are for training.
+    """
+
+    min_length = 3
+
+    def train(self, sequences: Sequences) -> Sequences:
+        return sequences.without_last(np.where(sequences.lengths >= self.min_length, 2, 0))
+
+    def targets(self, sequences: Sequences, split: SplitName) -> Targets:
+        users = np.flatnonzero(sequences.lengths >= self.min_length)
+        from_end = {"validation": 2, "test": 1}[split]
+        histories = sequences.take(users).without_last(np.full(len(users), from_end))
+        return Targets(users, histories, sequences.items[sequences.offsets[users + 1] - from_end])
+
+
+def _gather(sequences: Sequences, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Sequences:
+    offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
+    source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
+    return Sequences(sequences.items[source], offsets)

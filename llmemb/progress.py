@@ -1,0 +1,110 @@
+"""Progress of long work: a bar on a terminal, elsewhere one line per interval."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_INTERVAL_SECONDS = 10.0
+POLL_SECONDS = 0.5
+
+
+class Bar:
+    """Shows how far a piece of work is; made by :func:`bar`."""
+
+    def __init__(self, description: str, total: int, unit: str, rich_bar: Progress | None) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._rich = rich_bar
+        self._task = rich_bar.add_task(description, total=total, figures="") if rich_bar else None
+        self._started = self._last_line = time.monotonic()
+        self.done = 0
+
+    def update(self, done: int, total: int | None = None, **figures: float | str) -> None:
+        """Sets the amount done so far, and figures to show beside it (loss, rates)."""
+        self._total = total if total is not None else self._total
+        self.done = done
+        shown = "  ".join(f"{key} {_show(value)}" for key, value in figures.items())
+        if self._rich is not None and self._task is not None:
+            self._rich.update(self._task, completed=done, total=self._total, figures=shown)
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS or done == self._total:
+            self._last_line = time.monotonic()
+            elapsed = self._last_line - self._started
+            left = f", {elapsed / done * (self._total - done):.0f} s left" if 0 < done < self._total else ""
+            print(
+                f"{self._description}: {done:,}/{self._total:,} {self._unit}, {elapsed:.0f} s{left}  {shown}".rstrip(),
+                flush=True,
+            )
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
+    """A bar on a terminal, lines elsewhere, for work in this process."""
+    if not sys.stdout.isatty():
+        yield Bar(description, total, unit, None)
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=30),
+        TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console()) as rich_bar:
+        yield Bar(description, total, unit, rich_bar)
+
+
+@contextlib.contextmanager
+def remote_bar(description: str, total: int, unit: str) -> Iterator[Any]:
+    """The same for work in Ray workers: yields an actor handle for :func:`tell`."""
+    import ray
+
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    stop = threading.Event()
+    with bar(description, total, unit) as shown:
+
+        def show() -> None:
+            seen = -1
+            while not stop.wait(POLL_SECONDS):
+                done, new_total, figures = ray.get(board.read.remote())
+                if done != seen:
+                    seen = done
+                    shown.update(done, new_total, **figures)
+
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            yield board
+        finally:
+            stop.set()
+            thread.join()
+            done, new_total, figures = ray.get(board.read.remote())
+            if done != shown.done:
+                shown.update(done, new_total, **figures)
+            ray.kill(board)
+
+
+def tell(board: Any, done: int, total: int | None = None, **figures: float | str) -> None:
+    """Called in a worker: sends the amount done so far to the bar, without waiting."""
+    if board is not None:
+        board.write.remote(done, total, figures)
+
+
+class _Board:
+    def __init__(self) -> None:
+        self._state: tuple[int, int | None, dict[str, float | str]] = (0, None, {})
+
+    def write(self, done: int, total: int | None, figures: dict[str, float | str]) -> None:
+        self._state = (done, total, figures)
+
+    def read(self) -> tuple[int, int | None, dict[str, float | str]]:
+        return self._state
+
+
+def _show(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.4g}"
