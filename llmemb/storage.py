@@ -134,8 +134,13 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     Raises:
         InputError: it is not there or not Parquet.
     """
+    return parse_table(read_bytes(uri), uri, columns)
+
+
+def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> pa.Table:
+    """The same from bytes that were read already."""
     try:
-        return pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns)
+        return pq.read_table(io.BytesIO(content), columns=columns)
     except pa.ArrowInvalid as error:
         raise InputError(f"{uri}: not Parquet: {error}") from error
 

@@ -1,0 +1,54 @@
+"""Contrastive losses as pure functions of two matrices of embeddings; SCFT and RAT's alignment share them.
+
+Row i of one matrix and row i of the other are two looks at the same item.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+
+def info_nce(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    *,
+    temperature: float,
+    equal: Bool[Tensor, "batch batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE on L2-normalised rows: the diagonal is right, all else is a negative.
+
+    Args:
+        equal: Pairs that are the same item (or read the same); they are never negatives.
+    """
+    scores = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature  # [batch, batch]
+    if equal is not None:
+        others = equal & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(others, float("-inf"))
+    labels = torch.arange(len(scores), device=scores.device)
+    return (cross_entropy(scores, labels) + cross_entropy(scores.T, labels)) / 2
+
+
+def soft_targets(
+    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float
+) -> Float[Tensor, ""]:
+    """Cross-entropy to targets that let similar items stay similar, on L2-normalised rows.
+
+    The targets ``softmax((XXᵀ + YYᵀ) / 2τ)`` are detached: they are where the batch stands, not a way to lower the
+    loss. The paper's loss differs in three ways, see :func:`paper`.
+    """
+    x, y = normalize(first, dim=1), normalize(second, dim=1)
+    scores = x @ y.T / temperature  # [batch, batch]
+    targets = ((x @ x.T + y @ y.T) / (2 * temperature)).detach().softmax(dim=1)
+    return (cross_entropy(scores, targets) + cross_entropy(scores.T, targets)) / 2
+
+
+def paper(
+    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float
+) -> Float[Tensor, ""]:
+    """The published loss: raw dot products, ``T = softmax(τ (XXᵀ + YYᵀ) / 2)`` with its gradient, CE(T, S) and
+    CE(Tᵀ, Sᵀ), where Tᵀ's rows need not sum to one.
+    """
+    scores = first @ second.T / temperature  # [batch, batch]
+    targets = (temperature * (first @ first.T + second @ second.T) / 2).softmax(dim=1)
+    return (cross_entropy(scores, targets) + cross_entropy(scores.T, targets.T)) / 2

@@ -1,0 +1,1 @@
+"""Embedding the catalogue: every item's prompt through the encoder, into an immutable Parquet snapshot."""

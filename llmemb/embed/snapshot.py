@@ -1,0 +1,94 @@
+"""The embeddings artifact: ``<root>/<snapshot id>/part-*.parquet`` and, last, ``manifest.json``; ``<root>/LATEST``."""
+
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from llmemb import storage, vectors
+from llmemb.errors import InputError
+from llmemb.vectors import ITEM_ID, MANIFEST_FILE
+
+LATEST_FILE = "LATEST"
+REFUSED_FILE = "refused.parquet"
+
+
+class Snapshot:
+    """A published snapshot: immutable, self-contained."""
+
+    def __init__(self, uri: str, manifest: dict[str, Any]) -> None:
+        self.uri = uri
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Opens a snapshot folder, or the newest snapshot of a root.
+
+        Raises:
+            InputError: no snapshot has been published there.
+        """
+        if not storage.exists(storage.join(uri, MANIFEST_FILE)):
+            latest = latest_id(uri)
+            if latest is None:
+                raise InputError(f"embeddings: {uri} has no {MANIFEST_FILE} and no {LATEST_FILE}: nothing published")
+            uri = storage.join(uri, latest)
+        return cls(uri, storage.read_json(storage.join(uri, MANIFEST_FILE)))
+
+    @property
+    def snapshot_id(self) -> str:
+        return self.manifest["snapshot_id"]
+
+    fingerprint = snapshot_id
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.manifest["dimension"]
+
+    def tables(self) -> list[pa.Table]:
+        """One table per part file, in order.
+
+        Raises:
+            InputError: a file is not the one that the manifest names (checksum).
+        """
+        return [self._part(entry) for entry in self.manifest["files"]]
+
+    def vectors(self, item_ids: list[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The vectors of these items, in this order.
+
+        Returns:
+            float32 ``[len(item_ids), dim]``, zero where an item is not in the snapshot, and bool ``[len(item_ids)]``,
+            False there.
+        """
+        found = np.zeros(len(item_ids), dtype=bool)
+        result = np.zeros((len(item_ids), self.embedding_dim), dtype=np.float32)
+        wanted = pa.array(item_ids, pa.string())
+        for entry in self.manifest["files"]:
+            table = self._part(entry)
+            rows = pc.index_in(wanted, value_set=table.column(ITEM_ID))
+            here = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+            result[here] = vectors.from_table(table)[rows.drop_null().to_numpy()]
+            found[here] = True
+        return result, found
+
+    def _part(self, entry: dict[str, Any]) -> pa.Table:
+        uri = storage.join(self.uri, entry["file"])
+        content = storage.read_bytes(uri)
+        if storage.checksum(content) != entry["sha256"]:
+            raise InputError(f"{uri}: its checksum is not the manifest's: the file was changed or cut")
+        return storage.parse_table(content, uri)
+
+
+def latest_id(root: str) -> str | None:
+    """The id of the newest published snapshot of a root; None where there is none."""
+    uri = storage.join(root, LATEST_FILE)
+    return storage.read_bytes(uri).decode().strip() if storage.exists(uri) else None
+
+
+def publish(root: str, manifest: dict[str, Any]) -> Snapshot:
+    """Makes a snapshot exist: writes its manifest, then points LATEST at it."""
+    snapshot_id = manifest["snapshot_id"]
+    storage.write_json(storage.join(root, snapshot_id, MANIFEST_FILE), manifest)
+    storage.write_bytes(storage.join(root, LATEST_FILE), f"{snapshot_id}\n".encode())
+    return Snapshot(storage.join(root, snapshot_id), manifest)
