@@ -23,7 +23,7 @@ class JobConfig(Config):
     """The settings of one job. Local paths become absolute, so that every node means the same place."""
 
     execution_keys: ClassVar[frozenset[str]] = frozenset()
-    """Top-level keys that say how a job runs and not what it makes: they may differ between a run and its resumption."""
+    """Top-level keys that say how a job runs, not what it makes: a resumption may differ in them."""
     uri_keys: ClassVar[frozenset[str]] = frozenset({"output"})
     """Top-level keys that hold a URI, or a list of them."""
 

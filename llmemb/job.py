@@ -29,7 +29,7 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
     try:
         config = config_class.load(arguments.config, arguments.overrides)
         run(config)
-    except Exception as error:  # noqa: BLE001  the only place where an exception becomes an exit code
+    except Exception as error:
         bad_input = find_input_error(error)
         if bad_input is None:
             raise
