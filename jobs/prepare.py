@@ -1,0 +1,7 @@
+"""Makes a dataset of a catalogue and its interactions."""
+
+from llmemb.data.prepare import PrepareConfig, run_prepare
+from llmemb.job import main
+
+if __name__ == "__main__":
+    main(PrepareConfig, run_prepare)
