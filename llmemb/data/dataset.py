@@ -49,6 +49,16 @@ class Dataset:
     def item_files(self) -> list[str]:
         return [storage.join(self.uri, "items", entry["file"]) for entry in self.info["files"]["items"]]
 
+    @property
+    def item_columns(self) -> list[str]:
+        """The catalogue's columns: ``item_id`` and the attributes."""
+        return storage.read_table(self.item_files[0]).column_names
+
+    @property
+    def catalogue_fingerprint(self) -> str:
+        """Names the catalogue alone: it stays when only interactions are new."""
+        return storage.fingerprint([entry["sha256"] for entry in self.info["files"]["items"]])
+
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """The catalogue, in index order."""
         return pa.concat_tables([storage.read_table(file, columns) for file in self.item_files])
