@@ -1,0 +1,59 @@
+# Needs Python >= 3.11 and make; all else goes into .venv, at its first use.
+
+BIN := .venv/bin
+JOBS := prepare scft embed rat evaluate
+export LLMEMB_RUNS ?= runs
+
+# CI runs 3.11, for which constraints.txt is made.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell \
+	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
+# Without a GPU the CPU build of torch is enough: the other is several GB larger.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
+TORCH = $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
+
+.PHONY: env demo beauty test lint format clean
+
+env: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(if $(PYTHON),,echo "error: no Python >= 3.11 found; name one with PYTHON=…" >&2; exit 1)
+	@echo "setting up .venv (a few minutes at its first use)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) $(TORCH_INDEX) $(TORCH)
+	@$(PIP) --constraint constraints.txt --editable '.[s3,demo,dev]'
+	@touch $@
+
+# The whole pipeline on a generated sample; run again, it goes on where it stopped.
+demo: env $(LLMEMB_RUNS)/demo/sample/interactions.parquet
+	@$(call pipeline,demo)
+
+$(LLMEMB_RUNS)/demo/sample/interactions.parquet: | env
+	@$(BIN)/llmemb sample $(@D)
+
+# The same on Amazon Beauty, from the folder $LLMEMB_DATA (../shared/data by default).
+beauty: env
+	@$(call pipeline,beauty)
+
+define pipeline
+set -e; for job in $(JOBS); do \
+	echo "== $$job"; start=$$(date +%s); \
+	$(BIN)/python jobs/$$job.py --config jobs/configs/$(1)/$$job.yaml; \
+	echo "== $$job took $$(( $$(date +%s) - start )) s"; \
+done
+endef
+
+test: env
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
