@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -36,20 +35,6 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
         print(f"error: {' '.join(str(bad_input).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(0)
-
-
-def connect() -> None:
-    """Joins the Ray cluster this process is addressed to (a submitted job's, RAY_ADDRESS), or starts a local one."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    verbose = logging.getLogger().isEnabledFor(logging.INFO)
-    level = logging.INFO if verbose else logging.ERROR
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=level, log_to_driver=verbose)
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -64,7 +64,7 @@ def remote_bar(description: str, total: int, unit: str) -> Iterator[Any]:
     """The same for work in Ray workers: yields an actor handle for :func:`tell`."""
     import ray
 
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board: Any = ray.remote(num_cpus=0)(_Board).remote()
     stop = threading.Event()
     with bar(description, total, unit) as shown:
 

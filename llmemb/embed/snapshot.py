@@ -12,7 +12,6 @@ from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID, MANIFEST_FILE
 
 LATEST_FILE = "LATEST"
-REFUSED_FILE = "refused.parquet"
 
 
 class Snapshot:
@@ -47,12 +46,8 @@ class Snapshot:
         return self.manifest["dimension"]
 
     def tables(self) -> list[pa.Table]:
-        """One table per part file, in order.
-
-        Raises:
-            InputError: a file is not the one that the manifest names (checksum).
-        """
-        return [self._part(entry) for entry in self.manifest["files"]]
+        """One table per part file, in order."""
+        return [self.part(entry) for entry in self.manifest["files"]]
 
     def vectors(self, item_ids: list[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The vectors of these items, in this order.
@@ -65,14 +60,19 @@ class Snapshot:
         result = np.zeros((len(item_ids), self.embedding_dim), dtype=np.float32)
         wanted = pa.array(item_ids, pa.string())
         for entry in self.manifest["files"]:
-            table = self._part(entry)
+            table = self.part(entry)
             rows = pc.index_in(wanted, value_set=table.column(ITEM_ID))
             here = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
             result[here] = vectors.from_table(table)[rows.drop_null().to_numpy()]
             found[here] = True
         return result, found
 
-    def _part(self, entry: dict[str, Any]) -> pa.Table:
+    def part(self, entry: dict[str, Any]) -> pa.Table:
+        """The file of a manifest entry.
+
+        Raises:
+            InputError: it is not the one that the manifest names (checksum).
+        """
         uri = storage.join(self.uri, entry["file"])
         content = storage.read_bytes(uri)
         if storage.checksum(content) != entry["sha256"]:

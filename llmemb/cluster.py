@@ -1,0 +1,32 @@
+"""The Ray cluster a job runs on: joining it, and what it has."""
+
+import logging
+import os
+
+
+def connect() -> None:
+    """Joins the Ray cluster this process is addressed to (a submitted job's, RAY_ADDRESS), or starts a local one."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    verbose = logging.getLogger().isEnabledFor(logging.INFO)
+    level = logging.INFO if verbose else logging.ERROR
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=level, log_to_driver=verbose)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has GPUs: then training and encoding use one each, with NCCL; else CPUs, with gloo."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def cpu_threads(num_workers: int) -> int:
+    """The CPU threads of one of ``num_workers`` that share the cluster's CPUs; at least one."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // num_workers)

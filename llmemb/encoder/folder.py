@@ -1,0 +1,164 @@
+"""The encoder artifact: a folder in the layout of sentence-transformers.
+
+Read here: transformer weights and tokenizer at the top, ``modules.json``, a pooling config, an optional Normalize. The
+layout changed names over the years (``pooling_mode_mean_tokens: true`` became ``pooling_mode: mean``); both are read,
+and the older is written, which every version of sentence-transformers, vLLM and text-embeddings-inference knows.
+"""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from llmemb import storage
+from llmemb.encoder.pooling import PoolingMode
+from llmemb.errors import InputError
+
+ENCODER_FILE = "encoder.json"
+PACKAGE_SCHEME = "package://"
+_MODULES = {"Transformer", "Pooling", "Normalize"}
+_OLD_POOLING = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_cls_token": "cls",
+}
+_DEFAULT_MAX_SEQ_LEN = 512
+
+
+@dataclass(frozen=True)
+class EncoderFolder:
+    """What the layout says about an encoder on a local disk."""
+
+    path: Path
+    pooling: PoolingMode
+    normalize: bool
+    max_seq_len: int
+    is_sentence_encoder: bool
+    """False for a bare language model: it has no ``modules.json``, and mean pooling is a choice of ours."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the layout, no weights.
+
+        Raises:
+            InputError: not a model folder, no safetensors weights, or a module that is not understood.
+        """
+        config = _read(path / "config.json")
+        if not any(path.glob("*.safetensors")):
+            raise InputError(f"{path}: no *.safetensors weights (pickled weights are never read)")
+        modules = json.loads((path / "modules.json").read_text()) if (path / "modules.json").exists() else []
+        kinds = {module["type"].rsplit(".", 1)[-1]: module for module in modules}
+        if unknown := kinds.keys() - _MODULES:
+            raise InputError(f"{path}: modules.json has {', '.join(sorted(unknown))}; expected {', '.join(_MODULES)}")
+        pooling = _read(path / kinds["Pooling"]["path"] / "config.json") if "Pooling" in kinds else {}
+        return cls(
+            path,
+            pooling=_pooling_mode(pooling, path),
+            normalize="Normalize" in kinds,
+            max_seq_len=_max_seq_len(path, config),
+            is_sentence_encoder=bool(modules),
+        )
+
+    def fingerprint(self) -> str:
+        """16 hex digits over all that determines the output: weights, tokenizer, pooling, by content."""
+        files = [*self.path.glob("*.safetensors"), *self.path.glob("*.json"), *self.path.glob("*/config.json")]
+        files += [*self.path.glob("vocab*"), *self.path.glob("merges.txt"), *self.path.glob("*.model")]
+        relevant = {file for file in files if file.name not in {ENCODER_FILE, "job.json", "data_config.json"}}
+        relevant = {file for file in relevant if file.parent.name != "adapter"}
+        return storage.fingerprint(
+            {file.relative_to(self.path).as_posix(): storage.checksum_file(file) for file in relevant}
+        )
+
+    def info(self) -> dict[str, Any]:
+        """``encoder.json`` where SCFT wrote one, else nothing."""
+        file = self.path / ENCODER_FILE
+        return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_layout(path: Path, *, embedding_dim: int, pooling: PoolingMode, normalize: bool, max_seq_len: int) -> None:
+    """Writes the files that make a transformers folder a sentence-transformers folder."""
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")] + ([("Normalize", "2_Normalize")] if normalize else [])
+    _write(
+        path / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{kind}"}
+            for index, (kind, folder) in enumerate(modules)
+        ],
+    )
+    switches = {key: mode == pooling for key, mode in _OLD_POOLING.items()}
+    _write(path / "1_Pooling" / "config.json", {"word_embedding_dimension": embedding_dim, **switches})
+    _write(path / "sentence_bert_config.json", {"max_seq_length": max_seq_len, "do_lower_case": False})
+    if normalize:
+        (path / "2_Normalize").mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def local_folder(uri: str) -> Iterator[Path]:
+    """The model folder on a local disk.
+
+    ``package://NAME/FOLDER`` is a folder inside an installed Python package, found without importing it; any other URI
+    is a folder in a store; a name that is neither is looked up on the Hugging Face hub (safetensors only).
+    """
+    if uri.startswith(PACKAGE_SCHEME):
+        yield _package_folder(uri)
+    elif "://" in uri or Path(uri).exists():
+        with storage.local_copy(uri) as path:
+            yield path
+    elif uri.startswith(("/", ".")):
+        raise InputError(f"{uri}: no such folder")
+    else:
+        yield _hub_folder(uri)
+
+
+def _package_folder(uri: str) -> Path:
+    package, _, folder = uri.removeprefix(PACKAGE_SCHEME).partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"{uri}: the package {package} is not installed (pip install 'llmemb[demo]' has MiniLM)")
+    path = Path(found.submodule_search_locations[0]) / folder
+    if ".." in Path(folder).parts or not path.is_dir():
+        raise InputError(f"{uri}: the package {package} has no folder {folder!r}")
+    return path
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{name}: neither a folder nor a model the hub gives here: {error}") from error
+
+
+def _pooling_mode(config: dict[str, Any], path: Path) -> PoolingMode:
+    mode: Any = config.get("pooling_mode") or next((_OLD_POOLING[key] for key in _OLD_POOLING if config.get(key)), None)
+    if not config:
+        return "mean"
+    if mode not in get_args(PoolingMode):
+        raise InputError(f"{path}: pooling {mode or config}; expected one of {', '.join(get_args(PoolingMode))}")
+    return mode
+
+
+def _max_seq_len(path: Path, config: dict[str, Any]) -> int:
+    limits = [config.get("max_position_embeddings"), config.get("text_config", {}).get("max_position_embeddings")]
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        if (path / name).exists():
+            limits.append(json.loads((path / name).read_text()).get(key))
+    known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
+    return min(known, default=_DEFAULT_MAX_SEQ_LEN)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise InputError(f"{file.parent}: not an encoder folder: no {file.name}")
+    return json.loads(file.read_text())
+
+
+def _write(file: Path, value: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,83 @@
+"""The built-in engine: token ids in, vectors out, with transformers and torch."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from llmemb.encoder.batching import token_budget_batches
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.pooling import PoolingMode, pool
+from llmemb.errors import InputError
+
+Precision = Literal["bf16", "fp32"]
+TokenIds = Sequence[int] | NDArray[np.integer]
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class TorchEngine:
+    """Encodes token ids in length-sorted batches bounded by a token budget."""
+
+    def __init__(self, folder: EncoderFolder, *, precision: Precision, tokens_per_batch: int, device: str) -> None:
+        self._folder = folder
+        self._tokens_per_batch = tokens_per_batch
+        self._device = device
+        self._model = load_model(folder, precision=precision).to(device).eval()
+
+    @property
+    def embedding_dim(self) -> int:
+        return self._model.config.get_text_config().hidden_size
+
+    @torch.inference_mode()
+    def encode(self, token_ids: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """The vectors ``[texts, dim]``, in the order given, whatever batches they were computed in."""
+        vectors = np.empty((len(token_ids), self.embedding_dim), dtype=np.float32)
+        for rows in token_budget_batches([len(ids) for ids in token_ids], self._tokens_per_batch):
+            ids, mask = pad([token_ids[row] for row in rows], self._device)
+            vectors[rows] = embed(self._model, ids, mask, self._folder.pooling, self._folder.normalize).cpu().numpy()
+        return vectors
+
+
+def load_model(folder: EncoderFolder, *, precision: Precision, **config_overrides: float) -> Any:
+    """The transformer of an encoder folder: from safetensors, never with code from the folder."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, **config_overrides)
+    if config.is_encoder_decoder:
+        raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected an encoder or a decoder")
+    return AutoModel.from_pretrained(
+        folder.path, config=config, dtype=_DTYPES[precision], trust_remote_code=False, use_safetensors=True
+    )
+
+
+def load_tokenizer(folder: EncoderFolder) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:
+    """Token ids with the model's special tokens, cut at ``max_seq_len``."""
+    return tokenizer(list(prompts), truncation=True, max_length=max_seq_len, padding=False)["input_ids"]
+
+
+def pad(token_ids: Sequence[TokenIds], device: str | torch.device) -> tuple[Tensor, Tensor]:
+    """int64 ``ids [texts, longest]`` padded on the right with 0, and the mask of the same shape, 1 at real tokens."""
+    longest = max(len(ids) for ids in token_ids)
+    ids = np.zeros((len(token_ids), longest), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, tokens in enumerate(token_ids):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def embed(model: nn.Module, ids: Tensor, mask: Tensor, pooling: PoolingMode, normalized: bool) -> Tensor:
+    """float32 vectors ``[texts, dim]`` of a padded batch."""
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # [texts, longest, dim]
+    vectors = pool(states, mask, pooling)
+    return normalize(vectors, dim=1) if normalized else vectors
