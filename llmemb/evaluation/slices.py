@@ -23,6 +23,7 @@ class Slice:
         family: ``headline`` slices make the comparison table, ``popularity`` groups the picture.
         description: What belongs to it, for readers of the report.
         num_items: Catalogue items that belong to it.
+        num_interactions: Training interactions with these items.
         queries: bool ``[queries]``.
     """
 
@@ -30,6 +31,7 @@ class Slice:
     family: Family
     description: str
     num_items: int
+    num_interactions: int
     queries: NDArray[np.bool_]
 
     @property
@@ -38,8 +40,9 @@ class Slice:
             "name": self.name,
             "family": self.family,
             "description": self.description,
-            "items": self.num_items,
-            "users": int(self.queries.sum()),
+            "num_items": self.num_items,
+            "num_train_interactions": self.num_interactions,
+            "num_users": int(self.queries.sum()),
         }
 
 
@@ -61,7 +64,7 @@ def popularity_slices(popularity: NDArray[np.int64], targets: Targets) -> list[S
         inside = group_of[1:] == group
         members.append((f"popularity_{group + 1}", "popularity", _range(counts[inside]), inside))
     return [
-        Slice(name, family, description, int(inside.sum()), inside[targets.items - 1])
+        Slice(name, family, description, int(inside.sum()), int(counts[inside].sum()), inside[targets.items - 1])
         for name, family, description, inside in members
     ]
 
