@@ -20,7 +20,7 @@ env: .venv/.ready
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 found; name one with PYTHON=…" >&2; exit 1)
 	@echo "setting up .venv (a few minutes at its first use)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) $(TORCH_INDEX) $(TORCH)
+	@$(PIP) --no-deps $(TORCH_INDEX) $(TORCH)
 	@$(PIP) --constraint constraints.txt --editable '.[s3,demo,dev]'
 	@touch $@
 

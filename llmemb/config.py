@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -36,17 +36,18 @@ class JobConfig(Config):
         """
         if not Path(path).is_file():
             raise InputError(f"config: no such file: {path}")
+        for override in overrides:
+            if "=" not in override:
+                raise InputError(f"config: override {override!r}: expected section.key=value")
         try:
-            for override in overrides:
-                if "=" not in override:
-                    raise InputError(f"config: override {override!r}: expected section.key=value")
+            written = yaml.safe_load(Path(path).read_bytes()) or {}
+            if not isinstance(written, dict):
+                raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
             merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
             values = OmegaConf.to_container(merged, resolve=True)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise InputError(f"config: {path}: expected keys and values, got a {type(values).__name__}")
-        return cls.parse(values)
+        return cls.parse(cast(dict[Any, Any], values))
 
     @classmethod
     def parse(cls, values: dict[Any, Any]) -> Self:

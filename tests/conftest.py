@@ -21,6 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared machine may stall for seconds; what a property test checks is not its own speed.
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
+)
+settings.load_profile("shared machine")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 256 * 2**20

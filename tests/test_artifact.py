@@ -1,0 +1,76 @@
+"""An output folder belongs to one job, one config, one set of inputs."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from llmemb import artifact, storage
+from llmemb.config import Config, JobConfig
+from llmemb.errors import InputError
+
+
+class Loss(Config):
+    temperature: float = 0.05
+
+
+class ToyConfig(JobConfig):
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers"})
+
+    output: str
+    seed: int = 0
+    num_workers: int = 1
+    loss: Loss = Loss()
+
+
+def _claim(output: str, *, job: str = "toy", inputs: dict[str, str] | None = None, **settings: object) -> bool:
+    config = ToyConfig.model_validate({"output": output, **settings})
+    return artifact.claim(config, output, job=job, inputs=inputs or {"dataset": "1"}, finished_by="done.json")
+
+
+def test_unfinished_output_is_taken_up_and_a_finished_one_is_kept(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    assert _claim(output) is True
+    assert _claim(output) is True
+    storage.write_json(storage.join(output, "done.json"), {})
+    assert _claim(output) is False
+
+
+def test_resolved_config_lies_beside_the_output(tmp_path: Path) -> None:
+    _claim(str(tmp_path), seed=3)
+    assert ToyConfig.load(str(tmp_path / "config.yaml")) == ToyConfig(output=str(tmp_path), seed=3)
+
+
+def test_another_number_of_workers_may_go_on(tmp_path: Path) -> None:
+    _claim(str(tmp_path), num_workers=1)
+    assert _claim(str(tmp_path), num_workers=2) is True
+
+
+def test_another_config_is_refused_naming_the_difference(tmp_path: Path) -> None:
+    _claim(str(tmp_path))
+    with pytest.raises(InputError, match=r"config\.loss\.temperature: 0\.05 there, 0\.1 here"):
+        _claim(str(tmp_path), loss={"temperature": 0.1})
+
+
+def test_another_job_is_refused(tmp_path: Path) -> None:
+    _claim(str(tmp_path))
+    with pytest.raises(InputError, match="job: toy there, other here"):
+        _claim(str(tmp_path), job="other")
+
+
+def test_another_input_is_refused(tmp_path: Path) -> None:
+    _claim(str(tmp_path))
+    with pytest.raises(InputError, match=r"inputs\.dataset: 1 there, 2 here"):
+        _claim(str(tmp_path), inputs={"dataset": "2"})
+
+
+def test_result_that_no_job_claimed_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "done.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds a done\.json that no toy job wrote"):
+        _claim(str(tmp_path))
+
+
+def test_unwritable_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        _claim(str(tmp_path / "file" / "out"))

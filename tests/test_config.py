@@ -1,0 +1,140 @@
+"""A bad setting fails before any work and names its dotted path; every shipped YAML is a good one."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+from pydantic import Field
+
+from llmemb.config import Config, JobConfig
+from llmemb.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = sorted((REPOSITORY / "jobs" / "configs").glob("*/*.yaml"))
+
+
+class Optimiser(Config):
+    learning_rate: float = Field(default=0.1, gt=0)
+
+
+class ToyConfig(JobConfig):
+    """A job of this test."""
+
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers"})
+    uri_keys: ClassVar[frozenset[str]] = frozenset({"models", "output"})
+
+    output: str
+    models: tuple[str, ...] = ()
+    max_steps: int = Field(default=10, ge=1)
+    num_workers: int = 1
+    optimiser: Optimiser = Optimiser()
+
+
+@pytest.fixture
+def toy_yaml(tmp_path: Path) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(f"output: {tmp_path}/out\noptimiser:\n  learning_rate: 0.5\n")
+    return str(path)
+
+
+def test_override_wins_over_file_and_file_over_default(toy_yaml: str) -> None:
+    config = ToyConfig.load(toy_yaml, ["max_steps=7"])
+    assert (config.max_steps, config.optimiser.learning_rate, config.num_workers) == (7, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.learningrate=1", "optimiser.learningrate: unknown key"),
+        ("optimiser.learning_rate=fast", "optimiser.learning_rate: Input should be a valid number"),
+        ("optimiser.learning_rate=-1", "optimiser.learning_rate: Input should be greater than 0, got -1"),
+        ("max_steps=1.5", "max_steps: Input should be a valid integer"),
+        ("steps=1", "steps: unknown key"),
+        ("optimiser=3", "optimiser: "),
+        ("max_steps.x=3", "max_steps: "),
+        ("max_steps", "expected section.key=value"),
+    ],
+)
+def test_wrong_value_names_its_dotted_path(toy_yaml: str, override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ToyConfig.load(toy_yaml, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("max_steps: 3", "output: missing"),
+        ("output: [", "toy.yaml"),
+        ("- output", "expected keys and values, got a list"),
+        ("output", "expected keys and values, got a str"),
+        ("output: ${oc.env:LLMEMB_NO_SUCH_VARIABLE}", "LLMEMB_NO_SUCH_VARIABLE"),
+    ],
+)
+def test_unusable_file_is_an_input_error(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        ToyConfig.load(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file: .*absent\.yaml"):
+        ToyConfig.load(str(tmp_path / "absent.yaml"))
+
+
+def test_local_uris_become_absolute_and_remote_ones_stay(
+    toy_yaml: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ToyConfig.load(toy_yaml, ["output=runs/x", "models=[a,s3://bucket/b/]"])
+    assert config.output == f"{tmp_path}/runs/x"
+    assert config.models == (f"{tmp_path}/a", "s3://bucket/b")
+
+
+def test_identity_leaves_out_where_and_how_a_job_runs() -> None:
+    here = ToyConfig(output="/a", num_workers=1)
+    there = ToyConfig(output="/b", num_workers=4)
+    assert here.identity() == there.identity()
+    assert here.identity() != ToyConfig(output="/a", max_steps=11).identity()
+
+
+def test_written_config_reads_back_equal(tmp_path: Path) -> None:
+    config = ToyConfig(output="/a", models=("s3://b/c",), optimiser=Optimiser(learning_rate=0.25))
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert ToyConfig.load(str(path)) == config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shipped_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    job = _job_script(path.stem)
+    config_class = next(
+        value
+        for value in vars(job).values()
+        if isinstance(value, type) and issubclass(value, JobConfig) and value is not JobConfig
+    )
+    config = config_class.load(str(path))
+    assert config.model_dump()["output"].startswith(str(REPOSITORY / "runs" / path.parent.name))
+
+
+def test_every_preset_has_every_job() -> None:
+    jobs = {path.stem for path in (REPOSITORY / "jobs").glob("*.py")}
+    assert jobs
+    for preset in ("demo", "beauty"):
+        assert {path.stem for path in SHIPPED if path.parent.name == preset} == jobs
+
+
+def _job_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{name}", REPOSITORY / "jobs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
