@@ -22,6 +22,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked here and nowhere else.
+install_import_hook(["llmemb.contrastive", "llmemb.encoder.pooling", "llmemb.srs"], "beartype.beartype")
 
 # A shared machine may stall for seconds; what a property test checks is not its own speed.
 settings.register_profile(

@@ -1,0 +1,426 @@
+"""From a user's own tables to the dataset artifact, and every way in which the tables can be bad."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmemb import storage
+from llmemb.data.dataset import Dataset
+from llmemb.data.prepare import Filters, PrepareConfig, _k_core, run_prepare
+from llmemb.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["a", "b", "c", "d"],
+        "title": ["Apple", "Bread", None, "Dates"],
+        "categories": [["Food", "Fruit"], ["Food"], [], None],
+        "price": [1.0, 2.5, None, 4.0],
+    }
+)
+# In order: u1 reads c a b, u2 reads a a d; u3 is too short to be split.
+INTERACTIONS = pl.DataFrame(
+    {
+        "user_id": ["u2", "u1", "u1", "u2", "u1", "u2", "u3"],
+        "item_id": ["d", "a", "b", "a", "c", "a", "b"],
+        "timestamp": [30, 20, 30, 10, 10, 20, 5],
+    }
+)
+
+
+class Tables:
+    """Writes tables under a folder and prepares them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = str(folder / "dataset")
+        self.items, self.interactions = str(folder / "items.parquet"), str(folder / "interactions.parquet")
+
+    def write(self, items: pl.DataFrame = ITEMS, interactions: pl.DataFrame = INTERACTIONS) -> "Tables":
+        items.write_parquet(self.items)
+        interactions.write_parquet(self.interactions)
+        return self
+
+    def prepare(self, **settings: Any) -> Dataset:
+        given = {"items": self.items, "interactions": self.interactions, "output": self.output, **settings}
+        run_prepare(PrepareConfig.model_validate(given))
+        return Dataset.open(given["output"])
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path).write()
+
+
+def _sequences(dataset: Dataset) -> dict[str, list[str]]:
+    return dict(_read(dataset, "sequences").select("user_id", "item_ids").iter_rows())
+
+
+def _read(dataset: Dataset, folder: str) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(file) for file in storage.list_files(f"{dataset.uri}/{folder}", ".parquet"))
+
+
+def test_users_sequences_are_in_order_and_short_users_are_left_out(tables: Tables) -> None:
+    dataset = tables.prepare()
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+    assert _read(dataset, "sequences")["timestamps"].to_list() == [[10, 20, 30], [10, 20, 30]]
+    assert dataset.info["counts"] == {
+        "items": 4,
+        "items_without_interactions": 0,
+        "users": 2,
+        "interactions": 6,
+        "interactions_on_top_fifth": 0,  # a fifth of four items is none
+        "dropped_interactions": {"unknown_item": 0, "below_k_core": 1},
+    }
+
+
+def test_dataset_opens_with_the_same_sequences(tables: Tables) -> None:
+    dataset = tables.prepare()
+    rows = [[dataset.item_ids[index - 1] for index in dataset.sequences[user]] for user in range(2)]
+    assert rows == [["c", "a", "b"], ["a", "a", "d"]]
+    assert {item["item_id"]: item["title"] for item in dataset.items().to_pylist()} == dict(
+        ITEMS.select("item_id", "title").iter_rows()
+    )
+
+
+def test_files_have_plain_arrow_types(tables: Tables) -> None:
+    dataset = tables.prepare()
+    schema = storage.read_table(dataset.item_files[0]).schema
+    assert schema.field("item_id").type == pa.string()
+    assert schema.field("categories").type.equals(pa.list_(pa.string()))
+    sequences = storage.read_table(storage.list_files(f"{dataset.uri}/sequences")[0]).schema
+    assert [str(field.type.value_type) for field in sequences if field.name != "user_id"] == ["string", "int64"]
+
+
+def test_ties_fall_to_the_next_order_column_then_to_the_row(tables: Tables) -> None:
+    tables.write(
+        interactions=pl.DataFrame(
+            {"user_id": ["u"] * 4, "item_id": list("abcd"), "day": [2, 1, 1, 1], "position": [0, 1, 0, 1]}
+        )
+    )
+    dataset = tables.prepare(columns={"order_by": ["day", "position"]})
+    assert _sequences(dataset) == {"u": ["c", "b", "d", "a"]}
+    assert "timestamps" not in _read(dataset, "sequences").columns
+
+
+def test_catalogue_items_nobody_bought_stay(tables: Tables) -> None:
+    dataset = tables.write(interactions=INTERACTIONS.filter(pl.col("item_id") != "d")).prepare(
+        filters={"min_user_interactions": 2}
+    )
+    assert sorted(dataset.item_ids) == ["a", "b", "c", "d"]
+    assert dataset.info["counts"]["items_without_interactions"] == 1
+
+
+def test_items_keep_their_file_when_others_come(tables: Tables) -> None:
+    few = [f"item {index}" for index in range(40)]
+    before = tables.write(items=_named([*few, "a", "b", "c", "d"])).prepare()
+    tables.output += "-next"
+    after = tables.write(items=_named(["new", *few[::-1], "d", "c", "b", "a"])).prepare()
+    changed = [
+        (old, new)
+        for old, new in zip(before.info["files"]["items"], after.info["files"]["items"], strict=True)
+        if old != new
+    ]
+    assert len(before.item_files) == 8
+    assert len(changed) == 1
+    assert changed[0][1]["rows"] == changed[0][0]["rows"] + 1
+
+
+@pytest.mark.parametrize(
+    ("num_items", "items_per_file", "min_item_files", "files"),
+    [(4, 100, 1, 1), (4, 100, 8, 8), (4, 2, 1, 2), (5, 2, 1, 4), (4, 100, 3, 4)],
+)
+def test_number_of_item_files_is_the_smallest_power_of_two_that_is_enough(
+    tables: Tables, num_items: int, items_per_file: int, min_item_files: int, files: int
+) -> None:
+    tables.write(items=_named(["a", "b", "c", "d", "e"][:num_items]))
+    dataset = tables.prepare(storage={"items_per_file": items_per_file, "min_item_files": min_item_files})
+    assert len(dataset.item_files) == files
+    assert sum(entry["rows"] for entry in dataset.info["files"]["items"]) == num_items
+
+
+def test_users_are_spread_over_files(tables: Tables) -> None:
+    dataset = tables.prepare(storage={"users_per_file": 1})
+    assert [entry["rows"] for entry in dataset.info["files"]["sequences"]] == [1, 1]
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+    assert len(dataset.sequences) == 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_ids_stay_text_in_every_format(tables: Tables, suffix: str) -> None:
+    tables.items, tables.interactions = (f"{tables.folder}/{name}.{suffix}" for name in ("items", "interactions"))
+    items, users = ["007", "7", "1e3"], ["01", "01", "01"]
+    if suffix == "csv":
+        rows = "\n".join(f"{user},{item},{at}" for at, (user, item) in enumerate(zip(users, items, strict=True)))
+        Path(tables.items).write_text("item_id,title\n" + "\n".join(f"{item},T" for item in items))
+        Path(tables.interactions).write_text("user_id,item_id,timestamp\n" + rows)
+    else:
+        Path(tables.items).write_text("\n".join(json.dumps({"item_id": item, "tags": ["x"]}) for item in items))
+        Path(tables.interactions).write_text(
+            "\n".join(
+                json.dumps({"user_id": user, "item_id": item, "timestamp": at})
+                for at, (user, item) in enumerate(zip(users, items, strict=True))
+            )
+        )
+    assert _sequences(tables.prepare()) == {"01": items}
+
+
+def test_whole_number_ids_become_text(tables: Tables) -> None:
+    tables.write(
+        items=pl.DataFrame({"item_id": [10, 9]}),
+        interactions=pl.DataFrame({"user_id": [1, 1, 1], "item_id": [9, 10, 9], "timestamp": [1, 2, 3]}),
+    )
+    assert _sequences(tables.prepare()) == {"1": ["9", "10", "9"]}
+
+
+def test_folders_of_files_and_other_column_names(tables: Tables) -> None:
+    items, log = tables.folder / "catalogue", tables.folder / "log"
+    items.mkdir()
+    log.mkdir()
+    ITEMS.rename({"item_id": "asin"})[:2].write_parquet(items / "0.parquet")
+    ITEMS.rename({"item_id": "asin"})[2:].write_parquet(items / "1.parquet")
+    (items / "_SUCCESS").write_text("")
+    renamed = INTERACTIONS.rename({"item_id": "asin", "user_id": "reader", "timestamp": "at"})
+    renamed[:3].write_csv(log / "a.csv")
+    renamed[3:].write_ndjson(log / "b.jsonl")
+    dataset = tables.prepare(
+        items=str(items),
+        interactions=str(log),
+        columns={"item_id": "asin", "user_id": "reader", "order_by": "at", "timestamp": "at"},
+    )
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+    assert _read(dataset, "sequences")["timestamps"].to_list() == [[10, 20, 30], [10, 20, 30]]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_times_order_and_are_kept_as_seconds(tables: Tables, as_text: bool) -> None:
+    times = pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1, 0, 0, 1), datetime(2024, 1, 10)])
+    tables.write(
+        interactions=pl.DataFrame(
+            {
+                "user_id": ["u"] * 3,
+                "item_id": list("abc"),
+                "timestamp": times.dt.to_string("iso:strict") if as_text else times,
+            }
+        )
+    )
+    dataset = tables.prepare()
+    assert _sequences(dataset) == {"u": ["b", "a", "c"]}
+    day = 1_704_067_200  # date -u -d 2024-01-01 +%s
+    assert _read(dataset, "sequences")["timestamps"].to_list() == [[day + 1, day + 86_400, day + 9 * 86_400]]
+
+
+def test_kept_timestamps_may_be_missing_where_they_give_no_order(tables: Tables) -> None:
+    tables.write(
+        interactions=pl.DataFrame(
+            {"user_id": ["u"] * 3, "item_id": list("abc"), "position": [2, 1, 0], "timestamp": [9, None, 7]}
+        )
+    )
+    dataset = tables.prepare(columns={"order_by": "position", "timestamp": "timestamp"})
+    assert _read(dataset, "sequences")["timestamps"].to_list() == [[7, None, 9]]
+
+
+def test_unknown_items_are_dropped_and_counted_up_to_the_limit(tables: Tables) -> None:
+    tables.write(items=ITEMS.filter(pl.col("item_id") != "d"))
+    dataset = tables.prepare(unknown_items={"max_share": 1 / 7}, filters={"min_user_interactions": 0})
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a"], "u3": ["b"]}
+    assert dataset.info["counts"]["dropped_interactions"] == {"unknown_item": 1, "below_k_core": 0}
+
+
+def test_k_core_goes_on_until_nothing_falls() -> None:
+    # u3 has one interaction; without it y has one; without that u2 has one; u1 and x, z alone hold.
+    rows = [("u1", "x"), ("u1", "x"), ("u1", "z"), ("u1", "z"), ("u2", "y"), ("u2", "x"), ("u3", "y")]
+    interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    core = _k_core(interactions, Filters(min_user_interactions=2, min_item_interactions=2))
+    assert core.rows() == rows[:4]
+    assert _k_core(interactions, Filters(min_user_interactions=0, min_item_interactions=1)).rows() == rows
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(0, 5)), min_size=1),
+    min_user=st.integers(0, 4),
+    min_item=st.integers(0, 4),
+)
+def test_sequences_hold_exactly_the_kept_interactions(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int]], min_user: int, min_item: int
+) -> None:
+    kept = rows
+    while True:
+        users, items = Counter(row[0] for row in kept), Counter(row[1] for row in kept)
+        smaller = [row for row in kept if users[row[0]] >= min_user and items[row[1]] >= min_item]
+        if smaller == kept:
+            break
+        kept = smaller
+    tables = Tables(tmp_path_factory.mktemp("property")).write(
+        interactions=pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    )
+    filters = {"min_user_interactions": min_user, "min_item_interactions": min_item}
+    if not kept:
+        with pytest.raises(InputError, match="the filters leave none"):
+            tables.prepare(filters=filters)
+        return
+    expected: dict[str, list[tuple[str, int]]] = {}
+    for user, item, at in sorted(kept, key=lambda row: (row[0], row[2])):  # stable: the row's place breaks ties
+        expected.setdefault(user, []).append((item, at))
+    found = _read(tables.prepare(filters=filters), "sequences")
+    assert {
+        user: list(zip(items, times, strict=True))
+        for user, items, times in found.select("user_id", "item_ids", "timestamps").iter_rows()
+    } == expected
+
+
+def test_fingerprint_follows_the_content(tables: Tables) -> None:
+    first = tables.prepare().fingerprint
+    assert tables.prepare(output=tables.output + "-again").fingerprint == first
+    tables.write(interactions=INTERACTIONS.with_columns(timestamp=-pl.col("timestamp")))
+    assert tables.prepare(output=tables.output + "-turned").fingerprint != first
+
+
+def test_finished_dataset_is_kept(tables: Tables) -> None:
+    dataset = tables.prepare()
+    written = Path(dataset.item_files[0]).stat().st_mtime_ns
+    tables.prepare()
+    assert Path(dataset.item_files[0]).stat().st_mtime_ns == written
+
+
+def test_interrupted_dataset_is_finished_by_another_run(tables: Tables) -> None:
+    dataset = tables.prepare()
+    whole = dataset.info
+    storage.remove(f"{tables.output}/dataset.json")
+    storage.remove(dataset.item_files[0])
+    with pytest.raises(InputError, match="expected the output of a finished prepare job"):
+        Dataset.open(tables.output)
+    assert tables.prepare().info == whole
+
+
+def _named(ids: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": ids, "title": ids})
+
+
+BAD_TABLES: dict[str, tuple[pl.DataFrame, pl.DataFrame, str]] = {
+    "empty catalogue": (ITEMS[:0], INTERACTIONS, r"items: .*: an empty catalogue"),
+    "no interactions": (ITEMS, INTERACTIONS[:0], r"interactions: .*: no interactions"),
+    "no id column": (ITEMS.rename({"item_id": "sku"}), INTERACTIONS, r"no column 'item_id'; it has sku, title, "),
+    "no order column": (ITEMS, INTERACTIONS.drop("timestamp"), r"no column 'timestamp'; it has user_id, item_id"),
+    "duplicate ids": (pl.concat([ITEMS, ITEMS[1:2]]), INTERACTIONS, r"duplicate item ids: 1 ids .* such as 'b'"),
+    "item without id": (
+        ITEMS.with_columns(item_id=pl.Series(["a", None, "c", "d"])),
+        INTERACTIONS,
+        r"1 rows without 'item_id', the first is row 1",
+    ),
+    "user without id": (
+        ITEMS,
+        INTERACTIONS.with_columns(user_id=pl.Series([*"uuuuuu", ""])),
+        r"1 rows without 'user_id', the first is row 6",
+    ),
+    "fractional ids": (
+        ITEMS,
+        INTERACTIONS.with_columns(user_id=pl.lit(1.5)),
+        r"column 'user_id' holds Float64: expected text or whole numbers",
+    ),
+    "no order in a row": (
+        ITEMS,
+        INTERACTIONS.with_columns(timestamp=pl.Series([1.0, float("nan"), None, 1, 1, 1, 1])),
+        r"order column 'timestamp' is empty in 2 rows",
+    ),
+    "order in words": (
+        ITEMS,
+        INTERACTIONS.with_columns(timestamp=pl.lit("yesterday")),
+        r"column 'timestamp' holds text such as 'yesterday': expected numbers, dates or times",
+    ),
+    "unknown items": (
+        ITEMS[:3],
+        INTERACTIONS,
+        r"1 of 7 name items that the catalogue lacks, such as 'd'; expected at most 1.00%",
+    ),
+    "nothing left": (ITEMS, INTERACTIONS[:2], r"the filters leave none of 2 interactions"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_table_is_one_line_and_claims_no_output(tables: Tables, name: str) -> None:
+    items, interactions, message = BAD_TABLES[name]
+    with pytest.raises(InputError, match=message) as caught:
+        tables.write(items, interactions).prepare()
+    assert "\n" not in str(caught.value)
+    assert storage.list_files(tables.output) == []
+    tables.write().prepare()  # once mended, the same output will do
+
+
+def test_unreadable_sources_are_named(tables: Tables) -> None:
+    with pytest.raises(InputError, match="absent: no such table: expected a file"):
+        tables.prepare(items=str(tables.folder / "absent"))
+    with pytest.raises(InputError, match=r"absent\.parquet: no such file"):
+        tables.prepare(items=str(tables.folder / "absent.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.parquet", b"x", "not Parquet"),
+        ("x.csv", b"", "not CSV: empty CSV"),
+        ("x.csv", b"item_id,title\n1,2,3\n", "not CSV"),
+        ("x.jsonl", b"{x", "not JSON lines"),
+    ],
+)
+def test_source_in_the_wrong_format_is_named(tables: Tables, name: str, content: bytes, message: str) -> None:
+    (tables.folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: {message}"):
+        tables.prepare(items=str(tables.folder / name))
+
+
+def test_unwritable_output_is_refused_before_reading(tables: Tables) -> None:
+    (tables.folder / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        tables.prepare(output=str(tables.folder / "file" / "dataset"), items="absent.parquet")
+
+
+def test_output_of_another_config_is_refused(tables: Tables) -> None:
+    tables.prepare()
+    with pytest.raises(InputError, match=r"config\.filters\.min_user_interactions: 3 there, 1 here"):
+        tables.prepare(filters={"min_user_interactions": 1})
+
+
+def test_job_script_prints_where_the_output_is_and_exits_by_what_happened(tables: Tables) -> None:
+    done = _job(tables)
+    assert done.returncode == 0, done.stderr
+    assert f"dataset: {tables.output}" in done.stdout
+    refused = _job(tables, "columns.order_by=when")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "no column 'when'; it has user_id, item_id, timestamp" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def _job(tables: Tables, *overrides: str) -> subprocess.CompletedProcess[str]:
+    config = tables.folder / "prepare.yaml"
+    config.write_text(f"items: {tables.items}\ninteractions: {tables.interactions}\noutput: {tables.output}\n")
+    command = [sys.executable, str(REPOSITORY / "jobs" / "prepare.py"), "--config", str(config), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_real_beauty_is_prepared_whole(shared_data: Path, tmp_path: Path) -> None:
+    config = PrepareConfig.load(
+        str(REPOSITORY / "jobs" / "configs" / "beauty" / "prepare.yaml"),
+        [
+            f"items={shared_data}/amazon-beauty/items.parquet",
+            f"interactions={shared_data}/amazon-beauty/interactions.parquet",
+            f"output={tmp_path}",
+        ],
+    )
+    run_prepare(config)
+    dataset = Dataset.open(str(tmp_path))
+    assert (dataset.num_items, len(dataset.sequences), len(dataset.sequences.items)) == (12_101, 22_363, 198_502)
+    assert set(dataset.info["counts"]["dropped_interactions"].values()) == {0}
+    assert len(dataset.test().items) == 22_363

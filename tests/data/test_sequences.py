@@ -1,0 +1,56 @@
+"""Flat sequences and leave-one-out, checked against lists."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmemb.data.sequences import LeaveOneOut, Sequences
+
+LISTS = [[1, 2, 3, 4], [5, 6], [7, 8, 9], []]
+SEQUENCES = Sequences.from_lists(LISTS)
+
+item_lists = st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=6)
+
+
+def _lists(sequences: Sequences) -> list[list[int]]:
+    return [sequences[row].tolist() for row in range(len(sequences))]
+
+
+def test_flat_arrays_hold_the_lists() -> None:
+    assert _lists(SEQUENCES) == LISTS
+    assert SEQUENCES.lengths.tolist() == [4, 2, 3, 0]
+    assert SEQUENCES.items.dtype == np.int32
+    assert SEQUENCES.offsets.dtype == np.int64
+
+
+def test_counts_have_a_place_for_padding_and_for_items_never_seen() -> None:
+    assert Sequences.from_lists([[2, 2], [3]]).counts(num_items=4).tolist() == [0, 0, 2, 1, 0]
+
+
+def test_take_keeps_the_asked_order() -> None:
+    assert _lists(SEQUENCES.take(np.array([2, 0, 2]))) == [[7, 8, 9], [1, 2, 3, 4], [7, 8, 9]]
+
+
+def test_leave_one_out_by_hand() -> None:
+    split = LeaveOneOut()
+    assert _lists(split.train(SEQUENCES)) == [[1, 2], [5, 6], [7], []]
+
+    validation = split.targets(SEQUENCES, "validation")
+    assert validation.users.tolist() == [0, 2]
+    assert _lists(validation.histories) == [[1, 2], [7]]
+    assert validation.items.tolist() == [3, 8]
+
+    test = split.targets(SEQUENCES, "test")
+    assert test.users.tolist() == [0, 2]
+    assert _lists(test.histories) == [[1, 2, 3], [7, 8]]
+    assert test.items.tolist() == [4, 9]
+
+
+@given(lists=item_lists)
+def test_split_is_the_rule_over_lists(lists: list[list[int]]) -> None:
+    split, sequences = LeaveOneOut(), Sequences.from_lists(lists)
+    askable = [items for items in lists if len(items) >= 3]
+    assert _lists(split.train(sequences)) == [items[:-2] if len(items) >= 3 else items for items in lists]
+    test = split.targets(sequences, "test")
+    assert _lists(test.histories) == [items[:-1] for items in askable]
+    assert test.items.tolist() == [items[-1] for items in askable]
