@@ -159,7 +159,7 @@ def _read_info(uri: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def _rank(label: str, scorer: Scorer, targets: Targets, num_items: int) -> NDArray[np.int64]:
-    with progress.bar(f"rank {num_items:,} items: {label}", len(targets.items), "users") as bar:
+    with progress.bar(f"rank: {label}", len(targets.items), "users") as bar:
         return rank_targets(scorer, targets, num_items=num_items, on_progress=bar.update)
 
 
@@ -225,6 +225,8 @@ def _render(
     hit_rates = figures.hit_rate_by_popularity(
         dataset.popularity, report.family(results, "popularity"), results["models"], k=report.HEADLINE_K
     )
-    titled = [(f"{label}\n{100 * share:.0f} % of neighbours alike", points) for label, share, points in maps]
+    titled = [
+        (f"{label}\n{100 * share:.0f} % of neighbours in the same fifth", points) for label, share, points in maps
+    ]
     pictures = figures.embedding_maps(titled, groups, seed=config.seed) if titled else None
     return report.render_html(results, hit_rates=hit_rates, maps=pictures)

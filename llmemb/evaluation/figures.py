@@ -79,13 +79,14 @@ def embedding_maps(maps: Sequence[tuple[str, NDArray[np.float32]]], groups: NDAr
     rows = -(-len(maps) // columns)
 
     def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(4.2 * columns if columns > 1 else 5.6, 4.4 * rows + 0.4), layout="constrained")
+        figure = Figure(figsize=(4.2 * max(columns, 1.5), 4.6 * rows + 0.5), layout="compressed")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, (title, points) in zip(panels, maps, strict=False):
             panel.scatter(*points[order].T, c=theme.groups[groups[order]], s=9, linewidths=0, rasterized=True)
             panel.set_title(title, fontsize=11)
             panel.set(xticks=[], yticks=[])
             panel.set_box_aspect(1)
+            panel.spines[:].set_visible(True)
         for panel in panels[len(maps) :]:
             panel.set_axis_off()
         dots = [mpl.lines.Line2D([], [], marker="o", linestyle="", markersize=7, color=color) for color in theme.groups]
@@ -156,6 +157,7 @@ def _svg_uri(draw: Callable[[Theme], Figure], theme: Theme) -> str:
         "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are the same everywhere
         "font.size": 9.5,
         "text.color": theme.ink,
+        "text.parse_math": False,  # a dollar in a label is a dollar
         "axes.labelcolor": theme.ink,
         "axes.edgecolor": theme.faint,
         "axes.facecolor": "none",
@@ -174,5 +176,7 @@ def _svg_uri(draw: Callable[[Theme], Figure], theme: Theme) -> str:
     }
     buffer = io.BytesIO()
     with mpl.rc_context(style):
-        draw(theme).savefig(buffer, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+        draw(theme).savefig(
+            buffer, format="svg", dpi=200, bbox_inches="tight", metadata={"Date": None, "Creator": None}
+        )
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llmemb.evaluation.figures import Picture
@@ -61,7 +62,7 @@ def print_table(results: Mapping[str, Any]) -> None:
                 for metric, value in zip(HEADLINE_METRICS, values, strict=True)
             ]
             cells.append(" / ".join(shown))
-        table.add_row(model["label"], *cells)
+        table.add_row(escape(model["label"]), *cells)
     console = Console()
     # A log has no width of its own, and a table cut to rich's default of 80 is hard to read.
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
@@ -87,15 +88,13 @@ def _is_best(value: float | None, best: str | None) -> bool:
 
 
 def _standard_error(results: Mapping[str, Any], part: Mapping[str, Any]) -> float | None:
-    """The largest standard error of a hit rate in the slice, users being the sample."""
-    if not part["num_users"]:
-        return None
-    rates = [model["metrics"][part["name"]][HEADLINE_METRICS[0]] for model in results["models"]]
-    return max(math.sqrt(rate * (1 - rate) / part["num_users"]) for rate in rates)
+    """The largest standard error of a hit rate in the slice, users being the sample; None where nobody hits."""
+    rates = [model["metrics"][part["name"]][HEADLINE_METRICS[0]] or 0.0 for model in results["models"]]
+    return max(math.sqrt(rate * (1 - rate) / part["num_users"]) for rate in rates) if any(rates) else None
 
 
 def _decimals(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+    return "n/a" if value is None else f"{value:.4f}"
 
 
 def _facts(info: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from llmemb.evaluation.slices import Slice
 
 
 def slice_of(name: str, queries: list[bool]) -> Slice:
-    return Slice(name, "headline", "", 0, np.array(queries))
+    return Slice(name, "headline", "", 0, 0, np.array(queries))
 
 
 def test_metrics_by_hand() -> None:

@@ -49,6 +49,7 @@ def test_slices_of_targets_by_hand() -> None:
         "tail": 9,
         "cold": 2,
     }
+    assert [slices[f"popularity_{group}"].num_interactions for group in range(1, 6)] == [18, 8, 7, 3, 1]
     assert [slices[f"popularity_{group}"].description for group in range(1, 6)] == [
         "9",
         "4",
@@ -70,7 +71,7 @@ def test_beauty_has_the_counts_and_the_baseline_measured_elsewhere(shared_data: 
     targets = LeaveOneOut().targets(sequences, "test")
 
     slices = popularity_slices(popularity, targets)
-    users = {part.name: part.info["users"] for part in slices}
+    users = {part.name: part.info["num_users"] for part in slices}
     assert users["overall"] == 22_363
     assert users["cold"] == 138
     assert abs(users["tail"] - 12_752) <= 20  # which of the items that tie at the border are head differs

@@ -1,0 +1,38 @@
+"""The map's number and sample, by hand."""
+
+import numpy as np
+
+from llmemb.evaluation.embedding_map import chance_of_same_group, project, same_group_share, sample_items
+
+
+def test_same_group_share_is_one_for_separated_groups_and_chance_for_unrelated_ones() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2, 3, 4], 60)
+    noise = random.normal(size=(300, 4)).astype(np.float32)
+    assert same_group_share(noise + 100 * groups[:, None], groups) == 1
+    assert abs(same_group_share(noise, groups) - chance_of_same_group(groups)) < 0.03
+
+
+def test_chance_of_same_group_by_hand() -> None:
+    # Pairs of 3 items: {0, 0} is one of three.
+    assert chance_of_same_group(np.array([0, 0, 1])) == 1 / 3
+
+
+def test_sample_is_seeded_and_never_holds_padding() -> None:
+    sample = sample_items(100, max_items=30, seed=7)
+    assert len(set(sample.tolist())) == 30
+    assert sample.min() >= 1
+    assert sample.max() <= 100
+    assert np.array_equal(sample, sample_items(100, max_items=30, seed=7))
+    assert not np.array_equal(sample, sample_items(100, max_items=30, seed=8))
+    assert sample_items(3, max_items=30, seed=7).tolist() == [1, 2, 3]
+
+
+def test_map_keeps_separated_groups_apart_in_a_catalogue_smaller_than_the_perplexity() -> None:
+    random = np.random.default_rng(0)
+    embeddings = random.normal(size=(20, 3)).astype(np.float32)
+    embeddings[10:] += 50
+    points = project(embeddings, perplexity=30, seed=0)
+    assert points.shape == (20, 2)
+    assert same_group_share(points, np.repeat([0, 1], 10)) > 0.85  # 9 of 10 neighbours can be of the own group
+    assert np.array_equal(points, project(embeddings, perplexity=30, seed=0))
