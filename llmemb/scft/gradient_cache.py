@@ -1,0 +1,109 @@
+"""One contrastive step over a batch of any size in bounded memory, exact across workers.
+
+The loss needs every pair of the global batch, the memory is there for a chunk. So (Gao et al. 2021, gradient caching):
+embed all chunks without a graph, gather the embeddings of all workers, take the loss's gradient with respect to them,
+then embed each chunk again with its graph and push its cached gradient through.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmemb.encoder.batching import padding_share, split_batches, token_budget_batches
+
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Backward(Protocol):
+    """Runs backward through a chunk; ``is_last`` says that the step's gradient is complete with it."""
+
+    def __call__(self, loss: Tensor, *, is_last: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The global batch's loss, the same on every worker, and this worker's share of padding."""
+
+    loss: float
+    padding_share: float
+
+
+def contrastive_step(
+    token_ids: list[list[int]],
+    *,
+    embed: Callable[[NDArray[np.int64]], Tensor],
+    loss: PairLoss,
+    backward: Backward,
+    tokens_per_chunk: int,
+) -> StepResult:
+    """Leaves in the parameters the gradient of the loss over the global batch.
+
+    Args:
+        token_ids: This worker's first views, then its second views in the same order.
+        embed: From rows of ``token_ids`` to their embeddings ``[rows, dim]``, with a graph where one is enabled.
+        loss: From the global batch's two matrices ``[batch, dim]`` to a scalar.
+        backward: Accumulates gradients; workers' gradients are averaged, as data-parallel engines do.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    chunks = _same_number_everywhere(token_budget_batches(lengths, tokens_per_chunk))
+    with torch.no_grad():
+        cached = [embed(rows) for rows in chunks[:-1]]
+    # The last chunk's graph is kept: one chunk, the usual case of a small batch, is embedded once.
+    last = embed(chunks[-1])
+    mine = torch.empty(len(token_ids), last.shape[1], device=last.device)
+    for rows, embedded in zip(chunks, [*cached, last.detach()], strict=True):
+        mine[rows] = embedded
+    value, gradient = _loss_gradient(mine.view(2, -1, mine.shape[1]), loss)
+    # Engines average over workers what is to be summed: each worker's gradient is its own embeddings' part.
+    gradient = gradient.view_as(mine) * _num_workers()
+    backward((last * gradient[chunks[-1]]).sum(), is_last=len(chunks) == 1)
+    for index, rows in enumerate(chunks[:-1]):
+        backward((embed(rows) * gradient[rows]).sum(), is_last=index == len(chunks) - 2)
+    return StepResult(value, padding_share(lengths, chunks))
+
+
+def _loss_gradient(mine: Float[Tensor, "2 local dim"], loss: PairLoss) -> tuple[float, Float[Tensor, "2 local dim"]]:
+    """The global loss, and its gradient with respect to this worker's embeddings."""
+    parts = _gather(mine)
+    batch = torch.cat(parts, dim=1).requires_grad_()  # [2, batch, dim]
+    value = loss(batch[0], batch[1])
+    (gradient,) = torch.autograd.grad(value, batch)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    start = sum(part.shape[1] for part in parts[:rank])
+    return float(value), gradient[:, start : start + mine.shape[1]].contiguous()
+
+
+def _gather(mine: Float[Tensor, "2 local dim"]) -> list[Tensor]:
+    """All workers' embeddings in rank order; workers may differ in their number of rows."""
+    if _num_workers() == 1:
+        return [mine]
+    counts = [torch.zeros(1, dtype=torch.long, device=mine.device) for _ in range(_num_workers())]
+    dist.all_gather(counts, torch.tensor([mine.shape[1]], device=mine.device))
+    longest = int(max(count.item() for count in counts))
+    padded = mine.new_zeros(2, longest, mine.shape[2])
+    padded[:, : mine.shape[1]] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return [part[:, : int(count)] for part, count in zip(parts, counts, strict=True)]
+
+
+def _same_number_everywhere(chunks: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """ZeRO communicates in every pass, so every worker must make as many: more, smaller chunks where needed."""
+    if _num_workers() == 1:
+        return chunks
+    number = torch.tensor([len(chunks)])
+    if dist.get_backend() == "nccl":
+        number = number.cuda()
+    dist.all_reduce(number, op=dist.ReduceOp.MAX)
+    return split_batches(chunks, int(number))
+
+
+def _num_workers() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
