@@ -145,7 +145,8 @@ def _draw_hit_rates(
         for name, group in zip(GROUP_NAMES, groups, strict=True)
     )
     axes.tick_params(axis="x", length=0)
-    axes.legend(loc="upper right")
+    # Above the axes, where it cannot hide a bar.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(models), 4))
 
 
 def _render(draw: Callable[[Theme], Figure]) -> Picture:
