@@ -61,3 +61,99 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set LLMEMB_DATA to the folder that holds amazon-beauty")
     return folder
+
+
+WORDS = [
+    "title",
+    "brand",
+    "category",
+    "price",
+    "is",
+    "a",
+    "an",
+    "very",
+    "long",
+    "red",
+    "blue",
+    "green",
+    "table",
+    "lamp",
+    "chair",
+    "desk",
+    "acme",
+    "nova",
+    "10",
+    "20",
+    ";",
+    ".",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer BERT of 32 dimensions with a word-level tokenizer, as a sentence-transformers folder."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from llmemb.encoder.folder import write_layout
+
+    path = tmp_path_factory.mktemp("tiny") / "encoder"
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.model_max_length = 64
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(path)
+    write_layout(path, embedding_dim=32, pooling="mean", normalize=True, max_seq_len=64)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A prepared dataset of 40 items, two of them without any attribute, and 30 users."""
+    import numpy as np
+    import polars as pl
+
+    from llmemb.data.prepare import PrepareConfig, run_prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    colours, things = ["red", "blue", "green"], ["table", "lamp", "chair", "desk"]
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{index}" for index in range(40)],
+            "title": [f"{generator.choice(colours)} {generator.choice(things)}" if i > 1 else None for i in range(40)],
+            "brand": [str(generator.choice(["acme", "nova"])) if i > 1 else None for i in range(40)],
+            "price": [float(generator.choice([10, 20])) if i > 1 else None for i in range(40)],
+        }
+    )
+    interactions = pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user in range(30) for _ in range(8)],
+            "item_id": [f"i{item}" for item in generator.integers(0, 36, 240)],
+            "timestamp": list(range(240)),
+        }
+    )
+    items.write_parquet(folder / "items.parquet")
+    interactions.write_parquet(folder / "interactions.parquet")
+    settings = {
+        "items": str(folder / "items.parquet"),
+        "interactions": str(folder / "interactions.parquet"),
+        "columns": {"order_by": "timestamp"},
+        "filters": {"min_user_interactions": 1, "min_item_interactions": 1},
+        "output": str(folder / "dataset"),
+    }
+    run_prepare(PrepareConfig.parse(settings))
+    return settings["output"]

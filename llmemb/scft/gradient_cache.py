@@ -57,7 +57,7 @@ def contrastive_step(
         cached = [embed(rows) for rows in chunks[:-1]]
     # The last chunk's graph is kept: one chunk, the usual case of a small batch, is embedded once.
     last = embed(chunks[-1])
-    mine = torch.empty(len(token_ids), last.shape[1], device=last.device)
+    mine = last.new_empty(len(token_ids), last.shape[1])
     for rows, embedded in zip(chunks, [*cached, last.detach()], strict=True):
         mine[rows] = embedded
     value, gradient = _loss_gradient(mine.view(2, -1, mine.shape[1]), loss)

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmemb.encoder.batching import padding_share, split_batches, token_budget_batches
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=200)
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_every_row_is_in_one_batch_and_batches_keep_the_budget(lengths, max_tokens):
+    batches = token_budget_batches(lengths, max_tokens)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= max_tokens
+
+
+def test_batches_hold_rows_of_similar_length_longest_first():
+    batches = token_budget_batches([1, 9, 2, 10, 1], max_tokens=20)
+    assert [batch.tolist() for batch in batches] == [[3, 1], [2, 0, 4]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=100), st.data())
+def test_split_batches_gives_the_number_asked_for_and_loses_no_row(lengths, data):
+    batches = token_budget_batches(lengths, 64)
+    number = data.draw(st.integers(len(batches), len(lengths)))
+    split = split_batches(batches, number)
+    assert len(split) == number
+    assert all(len(batch) for batch in split)
+    assert sorted(np.concatenate(split)) == list(range(len(lengths)))
+
+
+def test_split_batches_refuses_more_batches_than_rows():
+    with pytest.raises(ValueError, match="at least 3 rows"):
+        split_batches([np.array([0, 1])], 3)
+
+
+def test_padding_share_counts_what_the_longest_row_adds():
+    lengths = [4, 2, 3]
+    assert padding_share(lengths, [np.array([0, 1]), np.array([2])]) == pytest.approx(1 - (4 + 2 + 3) / (4 + 4 + 3))

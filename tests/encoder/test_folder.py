@@ -1,0 +1,82 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmemb.encoder.folder import EncoderFolder, local_folder, write_layout
+from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
+from llmemb.errors import InputError
+
+TEXTS = ["title is red lamp", "brand is acme; title is a very long blue table", "lamp"]
+
+
+@pytest.fixture
+def folder(tiny_encoder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
+
+
+def vectors(path: Path, **options) -> np.ndarray:
+    encoder = EncoderFolder.read(path)
+    settings = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"} | options
+    return TorchEngine(encoder, **settings).encode(tokenize(load_tokenizer(encoder), TEXTS, encoder.max_seq_len))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_vectors_are_those_of_sentence_transformers(folder, pooling, normalize):
+    from sentence_transformers import SentenceTransformer
+
+    shutil.rmtree(folder / "2_Normalize", ignore_errors=True)
+    write_layout(folder, embedding_dim=32, pooling=pooling, normalize=normalize, max_seq_len=16)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(vectors(folder), expected, atol=1e-6)
+
+
+def test_a_folder_saved_by_sentence_transformers_today_reads_the_same(folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.save(str(tmp_path / "saved"))
+    read, saved = EncoderFolder.read(folder), EncoderFolder.read(tmp_path / "saved")
+    assert (saved.pooling, saved.normalize, saved.max_seq_len) == (read.pooling, read.normalize, read.max_seq_len)
+    np.testing.assert_allclose(vectors(tmp_path / "saved"), vectors(folder), atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(folder):
+    np.testing.assert_allclose(vectors(folder, tokens_per_batch=1), vectors(folder, tokens_per_batch=1000), atol=1e-6)
+
+
+def test_the_fingerprint_is_of_content_and_changes_with_any_weight_or_setting(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    before = EncoderFolder.read(folder).fingerprint()
+    assert EncoderFolder.read(copy).fingerprint() == before
+    (copy / "encoder.json").write_text("{}")
+    assert EncoderFolder.read(copy).fingerprint() == before
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert EncoderFolder.read(copy).fingerprint() != before
+
+
+def test_pickled_weights_and_unknown_modules_are_refused(folder):
+    (folder / "modules.json").write_text(json.dumps([{"type": "my.package.Evil", "path": ""}]))
+    with pytest.raises(InputError, match=r"modules\.json has Evil"):
+        EncoderFolder.read(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="never read"):
+        EncoderFolder.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("package://no_such_package/model", "not installed"),
+        ("package://llmemb/../tests", "no folder"),
+        ("/no/such/folder", "no such folder"),
+    ],
+)
+def test_a_missing_model_is_one_clear_line(uri, message):
+    with pytest.raises(InputError, match=message), local_folder(uri):
+        pass
