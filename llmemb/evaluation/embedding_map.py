@@ -7,7 +7,7 @@ good embeddings do not.
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
+from sklearn.metrics import euclidean_distances
 from threadpoolctl import threadpool_limits
 
 NUM_NEIGHBORS = 10
@@ -28,12 +28,18 @@ def project(embeddings: NDArray[np.float32], *, perplexity: float, seed: int) ->
 
 
 def same_group_share(embeddings: NDArray[np.float32], groups: NDArray[np.int64]) -> float:
-    """The share of items' nearest neighbours (up to ten, Euclidean) that are in the item's own group.
+    """The share of items' nearest neighbours (up to ten) that are in the item's own group.
 
-    Where embeddings know nothing of the groups it is near :func:`chance_of_same_group`.
+    Where embeddings know nothing of the groups it is near :func:`chance_of_same_group`. Distances are Euclidean,
+    divided by how far both items' own neighbours are (local scaling, Zelnik-Manor and Perona 2004): in many dimensions
+    short vectors, which rare items often have, are otherwise everybody's neighbours, and the share says nothing.
     """
     num_neighbors = min(NUM_NEIGHBORS, len(embeddings) - 1)
-    neighbors = NearestNeighbors(n_neighbors=num_neighbors).fit(embeddings).kneighbors(return_distance=False)
+    distances = euclidean_distances(embeddings.astype(np.float64))
+    np.fill_diagonal(distances, np.inf)
+    reach = np.partition(distances, num_neighbors - 1, axis=1)[:, num_neighbors - 1]
+    reach = np.maximum(reach, np.finfo(np.float64).tiny ** 0.5)  # copies of one vector are at distance 0
+    neighbors = np.argsort(distances / np.sqrt(reach[:, None] * reach), axis=1, kind="stable")[:, :num_neighbors]
     return float((groups[neighbors] == groups[:, None]).mean())
 
 

@@ -1,6 +1,7 @@
 """The map's number and sample, by hand."""
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 from llmemb.evaluation.embedding_map import chance_of_same_group, project, same_group_share, sample_items
 
@@ -11,6 +12,20 @@ def test_same_group_share_is_one_for_separated_groups_and_chance_for_unrelated_o
     noise = random.normal(size=(300, 4)).astype(np.float32)
     assert same_group_share(noise + 100 * groups[:, None], groups) == 1
     assert abs(same_group_share(noise, groups) - chance_of_same_group(groups)) < 0.03
+
+
+def test_same_group_share_sees_groups_that_differ_in_length_only() -> None:
+    """As ID embeddings of rare items do. Plain distances miss it: the shortest vectors are everybody's neighbours."""
+    random = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2, 3, 4], 60)
+    vectors = random.normal(size=(300, 64)).astype(np.float32) * 2.0 ** -groups[:, None].astype(np.float32)
+    plain = NearestNeighbors(n_neighbors=10).fit(vectors).kneighbors(return_distance=False)
+    assert (groups[plain] == groups[:, None]).mean() < 0.3
+    assert same_group_share(vectors, groups) > 0.6
+
+
+def test_same_group_share_takes_copies_of_one_vector() -> None:
+    assert same_group_share(np.zeros((30, 2), dtype=np.float32), np.zeros(30, dtype=np.int64)) == 1
 
 
 def test_chance_of_same_group_by_hand() -> None:
