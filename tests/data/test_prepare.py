@@ -287,6 +287,18 @@ def test_fingerprint_follows_the_content(tables: Tables) -> None:
     assert tables.prepare(output=tables.output + "-turned").fingerprint != first
 
 
+def test_object_store_serves_as_well_as_a_disk(tables: Tables) -> None:
+    store = f"memory://{tables.folder.name}"
+    for name, frame in {"items": ITEMS, "interactions": INTERACTIONS}.items():
+        storage.write_table(f"{store}/{name}.parquet", frame.to_arrow())
+    remote = tables.prepare(
+        items=f"{store}/items.parquet", interactions=f"{store}/interactions.parquet", output=f"{store}/dataset"
+    )
+    local = tables.prepare()
+    assert remote.info["files"] == local.info["files"]
+    assert remote.sequences.items.tolist() == local.sequences.items.tolist()
+
+
 def test_finished_dataset_is_kept(tables: Tables) -> None:
     dataset = tables.prepare()
     written = Path(dataset.item_files[0]).stat().st_mtime_ns
