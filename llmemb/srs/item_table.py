@@ -1,0 +1,51 @@
+"""Item tables: modules that give one vector per item, ``[num_items, dim]``, row j for item index j + 1.
+
+Padding, index 0, has no row: it can be neither learned nor recommended.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ID_INIT_STD = 0.02
+
+
+class IdTable(nn.Module):
+    """A trainable vector per item."""
+
+    def __init__(self, num_items: int, hidden_dim: int, *, init_std: float = ID_INIT_STD) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
+
+    def forward(self) -> Float[Tensor, "item dim"]:
+        return self.weight
+
+
+class AdaptedTable(nn.Module):
+    """Frozen LLM embeddings through a trainable adapter.
+
+    The embeddings are no part of the state: they come from a snapshot, and the finished table replaces them.
+    """
+
+    frozen: Tensor
+
+    def __init__(self, embeddings: Float[Tensor, "item embedding"], adapter: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("frozen", embeddings, persistent=False)
+        self.adapter = adapter
+
+    def forward(self) -> Float[Tensor, "item dim"]:
+        return self.adapter(self.frozen)
+
+
+class SummedTable(nn.Module):
+    """The sum of several tables, such as adapted LLM embeddings and what only the interactions know of each item."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self) -> Float[Tensor, "item dim"]:
+        return torch.stack([part() for part in self.parts]).sum(0)

@@ -1,0 +1,57 @@
+"""Full softmax cross-entropy over the catalogue, without ever holding the logits of a whole batch."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def full_softmax(
+    states: Float[Tensor, "position dim"],
+    table: Float[Tensor, "item dim"],
+    targets: Int[Tensor, " position"],
+    *,
+    chunk_positions: int = 1024,
+    matmul_dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, ""]:
+    """The cross-entropy summed over positions, each target against every item of the table.
+
+    The gradients are computed in the forward pass, chunk by chunk, and logits are dropped as soon as they are used: the
+    memory is ``chunk_positions * items`` floats whatever the batch, and no logit is computed twice.
+
+    Args:
+        targets: Rows of the table, from 0.
+        matmul_dtype: bfloat16 halves the time of the products where the hardware has it; sums stay float32.
+    """
+    loss: Tensor = _FullSoftmax.apply(states, table, targets, chunk_positions, matmul_dtype)
+    return loss
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+        states_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table)
+        items = table.to(dtype)
+        total = states.new_zeros(())
+        for start in range(0, len(states), chunk):
+            rows = slice(start, start + chunk)
+            queries, wanted = states[rows].to(dtype), targets[rows, None]
+            logits = (queries @ items.T).float()  # [chunk, item]
+            highest = logits.amax(1, keepdim=True)
+            target_logits = logits.gather(1, wanted)
+            probabilities = logits.sub_(highest).exp_()
+            normaliser = probabilities.sum(1, keepdim=True)
+            total += (normaliser.log() + highest - target_logits).sum()
+            gradient = probabilities.div_(normaliser)
+            gradient.scatter_add_(1, wanted, torch.full_like(target_logits, -1.0))
+            gradient = gradient.to(dtype)
+            states_gradient[rows] = gradient @ items
+            table_gradient += gradient.T @ queries
+        ctx.save_for_backward(states_gradient, table_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        states_gradient, table_gradient = ctx.saved_tensors
+        return states_gradient * gradient, table_gradient * gradient, None, None, None

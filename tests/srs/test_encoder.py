@@ -1,0 +1,74 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmemb.data.sequences import Sequences
+from llmemb.srs.encoder import HistoryEncoder, newest_items, score
+from llmemb.srs.sasrec import SASRec
+
+DIM, NUM_ITEMS = 4, 6
+
+
+def make_encoder(similarity: str = "cosine") -> HistoryEncoder:
+    torch.manual_seed(0)
+    backbone = SASRec(hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=3, dropout=0.0)
+    encoder = HistoryEncoder(
+        backbone,
+        hidden_dim=DIM,
+        max_seq_len=3,
+        similarity=similarity,
+        temperature=0.1,  # type: ignore[arg-type]
+    )
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return encoder.eval()
+
+
+def all_scores(encoder: HistoryEncoder, table: torch.Tensor, lists: list[list[int]], chunk: int) -> torch.Tensor:
+    return torch.cat(list(score(encoder, table, Sequences.from_lists(lists), chunk_users=chunk)))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_scores_do_not_depend_on_the_chunk_and_have_one_column_per_item(similarity):
+    encoder = make_encoder(similarity)
+    table = encoder.embeddings(torch.randn(NUM_ITEMS, DIM))
+    lists = [[1, 2], [6], [3, 4, 5, 1, 2], [], [2, 2, 2]]
+    expected = all_scores(encoder, table, lists, chunk=100)
+    assert expected.shape == (5, NUM_ITEMS)  # padding has no column, so it cannot be recommended
+    assert torch.isfinite(expected).all()
+    for chunk in (1, 2):
+        torch.testing.assert_close(all_scores(encoder, table, lists, chunk), expected)
+
+
+def test_only_the_newest_items_are_read():
+    encoder, table = make_encoder(), torch.nn.functional.normalize(torch.randn(NUM_ITEMS, DIM), dim=1)
+    scores = all_scores(encoder, table, [[6, 5, 1, 2, 3], [4, 1, 2, 3]], chunk=2)
+    torch.testing.assert_close(scores[0], scores[1])
+
+
+def test_the_last_item_reads_its_own_row():
+    encoder, table = make_encoder(), torch.randn(NUM_ITEMS, DIM)
+    before = all_scores(encoder, table, [[NUM_ITEMS], [1]], chunk=2)
+    table[-1] += torch.tensor([1.0, -1.0, 0.5, 0.0])
+    after = all_scores(encoder, table, [[NUM_ITEMS], [1]], chunk=2)
+    assert not torch.allclose(after[0, :-1], before[0, :-1])  # its history reads the row
+    torch.testing.assert_close(after[1, :-1], before[1, :-1])  # others do not
+    assert after[1, -1] != before[1, -1]  # and its column is scored by it
+
+
+def test_an_untrained_cosine_encoder_ranks_by_similarity_to_the_last_item():
+    backbone = SASRec(hidden_dim=2, num_blocks=2, num_heads=1, max_seq_len=3, dropout=0.5)
+    encoder = HistoryEncoder(backbone, hidden_dim=2, max_seq_len=3, similarity="cosine", temperature=0.5).eval()
+    table = encoder.embeddings(torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]]))
+    scores = all_scores(encoder, table, [[1, 2]], chunk=1)
+    torch.testing.assert_close(scores, torch.tensor([[0.0, 2.0, 2 * math.sqrt(0.5)]]))
+
+
+def test_newest_items_are_padded_on_the_left():
+    histories = Sequences.from_lists([[1, 2, 3, 4], [5], []])
+    rows = newest_items(histories, 0, 3, max_seq_len=3)
+    assert rows.tolist() == [[2, 3, 4], [0, 0, 5], [0, 0, 0]]
+    nothing = Sequences(np.array([], dtype=np.int32), np.array([0, 0]))
+    assert newest_items(nothing, 0, 1, max_seq_len=3).tolist() == [[0]]

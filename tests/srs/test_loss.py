@@ -1,0 +1,39 @@
+import torch
+
+from llmemb.srs.loss import full_softmax
+
+
+def naive(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = states.double() @ table.double().T
+    return (torch.logsumexp(logits, dim=1) - logits[torch.arange(len(targets)), targets]).sum()
+
+
+def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk():
+    torch.manual_seed(0)
+    states, table = torch.randn(7, 4), torch.randn(11, 4) * 3
+    targets = torch.tensor([0, 10, 3, 3, 5, 1, 9])
+    expected_inputs = [states.double().requires_grad_(), table.double().requires_grad_()]
+    expected = naive(*expected_inputs, targets)
+    (2 * expected).backward()
+    for chunk in (1, 3, 7, 100):
+        inputs = [states.clone().requires_grad_(), table.clone().requires_grad_()]
+        loss = full_softmax(*inputs, targets, chunk_positions=chunk)
+        (2 * loss).backward()
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+        for actual, wanted in zip(inputs, expected_inputs, strict=True):
+            torch.testing.assert_close(actual.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_huge_logits_stay_finite():
+    states, table = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0]])
+    assert full_softmax(states, table, torch.tensor([0])).item() == 0.0
+    assert full_softmax(states, table, torch.tensor([1])).item() == 600.0
+
+
+def test_bfloat16_products_are_near_float32():
+    torch.manual_seed(0)
+    states, table, targets = torch.randn(16, 8), torch.randn(20, 8), torch.arange(16)
+    exact = full_softmax(states, table, targets)
+    rounded = full_softmax(states, table, targets, matmul_dtype=torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
