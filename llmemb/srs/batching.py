@@ -53,7 +53,7 @@ def epoch_batches(windows: Windows, *, batch_positions: int, seed: int, epoch: i
 def gather(windows: Windows, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Inputs and targets, int64 ``[rows, longest]``: the target of each position is the item after it; 0 is padding."""
     num = windows.num_targets[rows]
-    columns = np.arange(num.max(initial=0))
+    columns = np.arange(num.max(initial=1))
     real = columns < num[:, None]
     source = np.where(real, windows.starts[rows][:, None] + columns, 1)
     items = windows.sequences.items

@@ -12,7 +12,8 @@ def full_softmax(
     table: Float[Tensor, "item dim"],
     targets: Int[Tensor, " position"],
     *,
-    chunk_positions: int = 1024,
+    logit_offsets: Float[Tensor, " item"] | None = None,
+    chunk_positions: int = 128,
     matmul_dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, ""]:
     """The cross-entropy summed over positions, each target against every item of the table.
@@ -22,15 +23,24 @@ def full_softmax(
 
     Args:
         targets: Rows of the table, from 0.
+        logit_offsets: Constants added to every position's logits.
         matmul_dtype: bfloat16 halves the time of the products where the hardware has it; sums stay float32.
     """
-    loss: Tensor = _FullSoftmax.apply(states, table, targets, chunk_positions, matmul_dtype)
+    loss: Tensor = _FullSoftmax.apply(states, table, targets, logit_offsets, chunk_positions, matmul_dtype)
     return loss
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        offsets: Tensor | None,
+        chunk: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         states_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table)
         items = table.to(dtype)
         total = states.new_zeros(())
@@ -38,6 +48,8 @@ class _FullSoftmax(torch.autograd.Function):
             rows = slice(start, start + chunk)
             queries, wanted = states[rows].to(dtype), targets[rows, None]
             logits = (queries @ items.T).float()  # [chunk, item]
+            if offsets is not None:
+                logits += offsets
             highest = logits.amax(1, keepdim=True)
             target_logits = logits.gather(1, wanted)
             probabilities = logits.sub_(highest).exp_()
@@ -54,4 +66,4 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         states_gradient, table_gradient = ctx.saved_tensors
-        return states_gradient * gradient, table_gradient * gradient, None, None, None
+        return states_gradient * gradient, table_gradient * gradient, None, None, None, None

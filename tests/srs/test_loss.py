@@ -3,8 +3,12 @@ import torch
 from llmemb.srs.loss import full_softmax
 
 
-def naive(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def naive(
+    states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
     logits = states.double() @ table.double().T
+    if offsets is not None:
+        logits = logits + offsets.double()
     return (torch.logsumexp(logits, dim=1) - logits[torch.arange(len(targets)), targets]).sum()
 
 
@@ -37,3 +41,11 @@ def test_bfloat16_products_are_near_float32():
     rounded = full_softmax(states, table, targets, matmul_dtype=torch.bfloat16)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+
+
+def test_offsets_are_added_to_every_positions_logits():
+    torch.manual_seed(0)
+    states, table, offsets = torch.randn(5, 4), torch.randn(6, 4), torch.randn(6) * 3
+    targets = torch.tensor([0, 1, 2, 5, 5])
+    actual = full_softmax(states, table, targets, logit_offsets=offsets, chunk_positions=2)
+    torch.testing.assert_close(actual.double(), naive(states, table, targets, offsets), rtol=1e-6, atol=0)

@@ -1,0 +1,75 @@
+"""Adapters: from frozen LLM embeddings to the recommender's item embeddings."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+AdapterKind = Literal["linear", "mlp", "paper"]
+Scaling = Literal["standardise", "whiten", "none"]
+MIN_SCALE = 1e-6
+
+
+class MlpAdapter(nn.Module):
+    """A linear map plus a two-layer GELU network that starts at zero."""
+
+    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(embedding_dim, hidden_dim)
+        self.inner = nn.Linear(embedding_dim, 2 * hidden_dim)
+        self.outer = nn.Linear(2 * hidden_dim, hidden_dim)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, embeddings: Float[Tensor, "item embedding"]) -> Float[Tensor, "item dim"]:
+        return self.linear(embeddings) + self.outer(nn.functional.gelu(self.inner(embeddings)))
+
+
+def make_adapter(kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], hidden_dim: int) -> nn.Module:
+    """An untrained adapter for these (scaled) embeddings.
+
+    ``paper``: Linear(d → d/2) → Linear(d/2 → h), no activation. The others start as the projection to the first
+    ``hidden_dim`` principal components, so that training starts from the text's own similarities.
+    """
+    embedding_dim = embeddings.shape[1]
+    if kind == "paper":
+        half = max(1, embedding_dim // 2)
+        return nn.Sequential(nn.Linear(embedding_dim, half), nn.Linear(half, hidden_dim))
+    adapter = MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
+    linear = adapter.linear if isinstance(adapter, MlpAdapter) else adapter
+    assert isinstance(linear, nn.Linear)
+    start_at_principal_components(linear, embeddings)
+    return adapter
+
+
+def start_at_principal_components(linear: nn.Linear, embeddings: Float[Tensor, "item embedding"]) -> None:
+    """Sets the layer to project on the first principal components, with outputs of unit mean square.
+
+    Outputs beyond the number of components keep their random initial weights.
+    """
+    covariance = torch.cov(embeddings.double().T, correction=0).reshape(embeddings.shape[1], -1)
+    components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
+    used = components[: linear.out_features]
+    spread = ((embeddings.double() @ used.T) ** 2).mean().sqrt().clamp(min=MIN_SCALE)
+    with torch.no_grad():
+        linear.weight[: len(used)] = (used / spread).to(linear.weight)
+        linear.bias.zero_()
+
+
+def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Float[Tensor, "item embedding"]:
+    """The frozen table as the adapter sees it.
+
+    ``standardise``: every dimension to mean 0 and deviation 1. ``whiten``: also turned to the principal axes, so that
+    no two dimensions say the same.
+    """
+    if scaling == "none":
+        return embeddings
+    centred = embeddings.double() - embeddings.double().mean(0)
+    if scaling == "whiten":
+        variance, axes = torch.linalg.eigh(torch.cov(centred.T, correction=0).reshape(centred.shape[1], -1))
+        rotated = centred @ axes
+        # Directions without variance would only be blown-up rounding errors.
+        useful = variance > variance.max() * MIN_SCALE
+        return torch.where(useful, rotated / variance.clamp(min=MIN_SCALE**2).sqrt(), 0.0).float()
+    return (centred / centred.std(0, correction=0).clamp(min=MIN_SCALE)).float()

@@ -1,0 +1,112 @@
+"""Settings of the RAT job."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llmemb.config import Config, JobConfig
+from llmemb.srs.encoder import Similarity
+
+
+class ModelConfig(Config):
+    """The sequential recommender."""
+
+    hidden_dim: int = Field(default=64, ge=1)
+    """Length of the final item embeddings."""
+    num_blocks: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=1, ge=1)
+    max_seq_len: int = Field(default=50, ge=1)
+    """A history's newest items that are read."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    similarity: Similarity = "cosine"
+    """How states meet items: ``cosine`` over a temperature, or ``dot`` (SASRec's own)."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Divides cosines; ``dot`` does not use it."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"expected hidden_dim divisible by num_heads = {self.num_heads}")
+        return self
+
+
+class AdapterConfig(Config):
+    """From LLM embeddings to item embeddings (method llmemb)."""
+
+    kind: Literal["linear", "mlp", "paper"] = "linear"
+    """``paper`` is two linear layers with nothing between, at random initial weights; the others start at a PCA."""
+    scaling: Literal["standardise", "whiten", "none"] = "standardise"
+    """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
+    add_ids: bool = True
+    """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
+    max_missing_share: float = Field(default=0.01, ge=0, le=1)
+    """The share of the dataset's items that the snapshot may lack; these get a zero LLM embedding."""
+
+
+class AlignmentConfig(Config):
+    """Keeps the adapted items near the ID-only recommender's (the paper's collaborative alignment)."""
+
+    loss: Literal["info_nce", "paper"] = "info_nce"
+    weight: float = Field(default=0.1, ge=0)
+    """The paper's gamma, 0.01 there, for its own loss."""
+    temperature: float = Field(default=0.1, gt=0)
+
+
+class TrainingConfig(Config):
+    """How the recommender is trained; the same for both methods."""
+
+    batch_positions: int = Field(default=1024, ge=1)
+    """Positions to predict in a global batch, over all workers."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    popularity_offset: float = Field(default=0.3, ge=0, le=1)
+    """How much of an item's log popularity is added to its logit in training and not when recommending: what the
+    offset explains, the model need not learn, which helps the tail (logit adjustment, Menon et al., 2021)."""
+    warmup_steps: int = Field(default=50, ge=0)
+    max_epochs: int = Field(default=30, ge=1)
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a better validation NDCG@10 after which training ends; the best weights are kept."""
+
+
+class EngineConfig(Config):
+    """How a step is computed; none of it changes the loss or the gradients beyond rounding."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
+
+
+class RatConfig(JobConfig):
+    """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
+
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine", "collaborative"})
+    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "output"})
+
+    dataset: str
+    embeddings: str | None = None
+    """A snapshot, or a root whose newest one is taken; needed by ``llmemb``."""
+    collaborative: str | None = None
+    """The ID-only recommender of method ``llmemb``, trained there where there is none yet; ``<output>/collaborative``
+    by default."""
+    output: str
+    backbone: Literal["sasrec"] = "sasrec"
+    method: Literal["none", "llmemb"] = "llmemb"
+    """``none`` is the ID-only recommender."""
+    num_workers: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _llm_has_embeddings(self) -> Self:
+        if self.method == "llmemb" and self.embeddings is None:
+            raise ValueError("method llmemb needs embeddings: expected the URI of a snapshot")
+        return self
+
+    def id_only(self, output: str) -> Self:
+        """The same recommender from IDs alone."""
+        values = self.model_dump(exclude={"embeddings", "collaborative", "adapter", "alignment"})
+        return type(self).model_validate(values | {"method": "none", "output": output})

@@ -1,0 +1,232 @@
+"""The RAT job: an ID-only recommender first, then the one on LLM embeddings, each a Ray Train run."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich import print as show
+from torch import Tensor, nn
+
+from llmemb import __version__, progress, storage
+from llmemb.artifact import claim
+from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.data.dataset import Dataset
+from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
+from llmemb.rat.adapter import make_adapter, scale
+from llmemb.rat.alignment import alignment_loss
+from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import (
+    RECOMMENDER_FILE,
+    make_encoder,
+    read_info,
+    read_item_embeddings,
+    write_recommender,
+)
+from llmemb.rat.training import Alignment, Epoch, Schedule, TrainableRecommender, Worker, train
+from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
+
+CHECKPOINTS_FOLDER = "checkpoints"
+LABELS = {"sasrec": "SASRec"}
+
+
+def run_rat(config: RatConfig) -> None:
+    """Trains a recommender and writes its artifact; method ``llmemb`` trains the ID-only one before it.
+
+    Raises:
+        InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
+            ID-only recommender of another dataset or size.
+    """
+    dataset = Dataset.open(config.dataset)
+    inputs = {"dataset": dataset.fingerprint}
+    if config.embeddings is not None:
+        snapshot = Snapshot.open(config.embeddings)
+        inputs["embeddings"] = snapshot.fingerprint
+    if not len(dataset.validation().items):
+        raise InputError(f"dataset: {config.dataset}: no user has the 3 interactions that leave-one-out needs")
+    if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
+        show(f"recommender: {config.output} is complete already")
+        return
+    if config.embeddings is None:
+        _fit(config, dataset, collaborative=None)
+        return
+    # Before the ID-only recommender is trained, not minutes after.
+    load_embeddings(config, dataset)
+    collaborative = config.collaborative or storage.join(config.output, "collaborative")
+    if not (config.collaborative and storage.exists(storage.join(collaborative, RECOMMENDER_FILE))):
+        run_rat(config.id_only(collaborative))
+    _check_collaborative(config, dataset, collaborative)
+    _fit(config, dataset, collaborative=collaborative)
+
+
+def load_embeddings(config: RatConfig, dataset: Dataset) -> Tensor:
+    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled; zero for items that the snapshot lacks.
+
+    Raises:
+        InputError: more items are missing than the configured share, or a value is not finite.
+    """
+    assert config.embeddings is not None
+    snapshot = Snapshot.open(config.embeddings)
+    table, found = snapshot.vectors(dataset.item_ids)
+    missing = np.flatnonzero(~found)
+    if len(missing) > config.adapter.max_missing_share * len(found):
+        raise InputError(
+            f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {len(found):,} items, such as "
+            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
+            "(adapter.max_missing_share)"
+        )
+    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
+            f"{dataset.item_ids[broken[0]]!r}"
+        )
+    return torch.from_numpy(table)
+
+
+def make_model(config: RatConfig, num_items: int, embeddings: Tensor | None) -> TrainableRecommender:
+    """The untrained recommender, the same for the same seed; ``embeddings`` as :func:`load_embeddings` gives them."""
+    torch.manual_seed(config.seed)
+    encoder = make_encoder(config.model)
+    hidden_dim = config.model.hidden_dim
+    if embeddings is None:
+        return TrainableRecommender(IdTable(num_items, hidden_dim), encoder)
+    scaled = scale(embeddings, config.adapter.scaling)
+    table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
+    if config.adapter.add_ids:
+        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0)])
+    return TrainableRecommender(table, encoder)
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """What every Ray Train worker runs; the first one writes the artifact."""
+    import ray.train
+    import ray.train.torch
+
+    config = RatConfig.model_validate(arguments["config"])
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device.type)
+    if device.type == "cpu":
+        torch.set_num_threads(arguments["threads"])
+    dataset = Dataset.open(config.dataset)
+    embeddings = None if config.embeddings is None else load_embeddings(config, dataset)
+    model = make_model(config, dataset.num_items, embeddings).to(device)
+    history = train(
+        model,
+        dataset.train,
+        dataset.validation(),
+        make_schedule(config),
+        seed=config.seed,
+        align=make_alignment(config, arguments["collaborative"], device),
+        worker=worker,
+        on_epoch=partial(_tell, arguments["board"]) if worker.rank == 0 else None,
+    )
+    if worker.rank == 0:
+        _write(config, dataset, model, history, arguments["collaborative"])
+
+
+def make_schedule(config: RatConfig) -> Schedule:
+    precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.engine.precision]
+    return Schedule(**config.training.model_dump(), precision=precision)
+
+
+def make_alignment(config: RatConfig, collaborative: str | None, device: torch.device) -> Alignment | None:
+    """The configured alignment to the recommender at that URI; None where there is nothing to align with."""
+    settings = config.alignment
+    if collaborative is None or settings.weight == 0:
+        return None
+    frozen = torch.from_numpy(read_item_embeddings(collaborative)).to(device)
+
+    def align(adapted: Tensor, item_index: Tensor) -> Tensor:
+        loss = alignment_loss(settings.loss, adapted, frozen, item_index, temperature=settings.temperature)
+        return settings.weight * loss
+
+    return align
+
+
+def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> None:
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    connect()
+    on_gpu = has_gpus()
+    threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
+    label = _label(config)
+    with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
+        TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "collaborative": collaborative,
+                "threads": threads,
+                "board": board,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.num_workers,
+                use_gpu=on_gpu,
+                resources_per_worker=None if on_gpu else {"CPU": threads},
+            ),
+            run_config=ray.train.RunConfig(name=CHECKPOINTS_FOLDER, storage_path=config.output),
+        ).fit()
+    storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
+    if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):
+        raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
+    metrics = storage.read_json(storage.join(config.output, "metrics.json"))
+    show(
+        f"recommender: {config.output}: {label}, validation ndcg@10 {metrics['validation']['ndcg@10']:.4f} "
+        f"at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}"
+    )
+
+
+def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:
+    info = read_info(collaborative)
+    actual = {"dataset": info["dataset"], "hidden_dim": info["model"]["hidden_dim"]}
+    expected = {"dataset": dataset.fingerprint, "hidden_dim": config.model.hidden_dim}
+    for key, value in expected.items():
+        if actual[key] != value:
+            raise InputError(f"collaborative: {collaborative} has {key} {actual[key]}; expected this run's, {value}")
+
+
+def _tell(board: Any, epoch: Epoch, is_last: bool) -> None:
+    figures = {"loss": epoch.loss, "ndcg@10": epoch.validation_ndcg, "positions_per_second": epoch.positions_per_second}
+    progress.tell(board, epoch.epoch, total=epoch.epoch if is_last else None, **figures)
+
+
+def _label(config: RatConfig) -> str:
+    backbone = LABELS[config.backbone]
+    return backbone if config.method == "none" else f"LLMEmb ({backbone})"
+
+
+def _write(
+    config: RatConfig,
+    dataset: Dataset,
+    model: TrainableRecommender,
+    history: list[Epoch],
+    collaborative: str | None,
+) -> None:
+    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
+    info = {
+        "format": 1,
+        "label": _label(config),
+        "backbone": config.backbone,
+        "method": config.method,
+        "model": config.model.model_dump(mode="json"),
+        "dataset": dataset.fingerprint,
+        "embeddings": None if snapshot is None else snapshot.fingerprint,
+        "collaborative": None if collaborative is None else storage.fingerprint(read_info(collaborative)),
+        "training": config.identity(),
+        "llmemb": __version__,
+    }
+    best = max(history, key=lambda epoch: epoch.validation_ndcg)
+    metrics = {
+        "validation": {"ndcg@10": best.validation_ndcg},
+        "best_epoch": best.epoch,
+        "epochs": [epoch.summary() for epoch in history],
+    }
+    with torch.inference_mode():
+        embeddings = model.eval().item_embeddings()
+    write_recommender(
+        config.output, model, item_ids=dataset.item_ids, item_embeddings=embeddings, info=info, metrics=metrics
+    )

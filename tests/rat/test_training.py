@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from llmemb.data.sequences import LeaveOneOut, Sequences
+from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train, validation_ndcg
+from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.item_table import IdTable
+from llmemb.srs.sasrec import SASRec
+
+NUM_ITEMS, DIM = 12, 8
+# Everybody walks round a circle: what comes next is certain.
+CIRCLE = Sequences.from_lists([[(start + step) % NUM_ITEMS + 1 for step in range(6)] for start in range(NUM_ITEMS)])
+SCHEDULE = Schedule(
+    batch_positions=16,
+    learning_rate=1e-2,
+    weight_decay=0.0,
+    popularity_offset=0.0,
+    warmup_steps=0,
+    max_epochs=25,
+    patience=25,
+)
+
+
+def make_model() -> TrainableRecommender:
+    torch.manual_seed(0)
+    backbone = SASRec(hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.0)
+    encoder = HistoryEncoder(backbone, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
+    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
+
+
+def fit(schedule: Schedule = SCHEDULE, **options) -> tuple[TrainableRecommender, list]:
+    model, split = make_model(), LeaveOneOut()
+    history = train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1, **options)
+    return model, history
+
+
+def test_training_learns_and_the_best_weights_are_restored():
+    model, history = fit()
+    best = max(epoch.validation_ndcg for epoch in history)
+    assert history[0].validation_ndcg < 0.9 < best
+    targets = LeaveOneOut().targets(CIRCLE, "validation")
+    assert validation_ndcg(model, targets, worker=Worker()) == pytest.approx(best)
+
+
+def test_training_stops_after_its_patience():
+    _, history = fit(Schedule(**{**vars(SCHEDULE), "learning_rate": 1e-9, "patience": 2}))
+    assert len(history) == 3  # nothing moves: the first epoch stays the best
+    assert sorted(history[0].summary()) == ["epoch", "loss", "positions_per_second", "validation_ndcg"]
+
+
+def test_the_same_seed_gives_the_same_losses():
+    short = Schedule(**{**vars(SCHEDULE), "max_epochs": 2})
+    assert [epoch.step_losses for epoch in fit(short)[1]] == [epoch.step_losses for epoch in fit(short)[1]]
+
+
+def test_alignment_is_added_once_to_the_loss_of_every_step():
+    short = Schedule(**{**vars(SCHEDULE), "max_epochs": 1, "learning_rate": 1e-9})
+    plain, aligned = fit(short)[1][0], fit(short, align=lambda embeddings, item_index: embeddings.new_tensor(0.5))[1][0]
+    np.testing.assert_allclose(np.subtract(aligned.step_losses, plain.step_losses), 0.5, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_training():
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1: loss nan"):
+        fit(align=lambda embeddings, item_index: embeddings.sum() * float("nan"))
