@@ -26,6 +26,10 @@ _OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
 }
 _DEFAULT_MAX_SEQ_LEN = 512
+_DETERMINING_FILES = (
+    *("*.safetensors", "config.json", "modules.json", "sentence_bert_config.json", "*_Pooling/config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,9 @@ class EncoderFolder:
 
     def fingerprint(self) -> str:
         """16 hex digits over all that determines the output: weights, tokenizer, pooling, by content."""
-        files = [*self.path.glob("*.safetensors"), *self.path.glob("*.json"), *self.path.glob("*/config.json")]
-        files += [*self.path.glob("vocab*"), *self.path.glob("merges.txt"), *self.path.glob("*.model")]
-        relevant = {file for file in files if file.name not in {ENCODER_FILE, "job.json", "data_config.json"}}
-        relevant = {file for file in relevant if file.parent.name != "adapter"}
+        files = [file for pattern in _DETERMINING_FILES for file in self.path.glob(pattern)]
         return storage.fingerprint(
-            {file.relative_to(self.path).as_posix(): storage.checksum_file(file) for file in relevant}
+            {file.relative_to(self.path).as_posix(): storage.checksum_file(file) for file in files}
         )
 
     def info(self) -> dict[str, Any]:
