@@ -224,6 +224,7 @@ def _write(
         "validation": {"ndcg@10": best.validation_ndcg},
         "best_epoch": best.epoch,
         "epochs": [epoch.summary() for epoch in history],
+        "step_losses": [loss for epoch in history for loss in epoch.step_losses],
     }
     with torch.inference_mode():
         embeddings = model.eval().item_embeddings()

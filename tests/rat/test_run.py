@@ -1,0 +1,164 @@
+"""The whole job on a catalogue of twelve items, through Ray Train."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import safetensors.torch
+import torch
+
+from llmemb import storage, vectors
+from llmemb.data.dataset import Dataset
+from llmemb.data.prepare import PrepareConfig, run_prepare
+from llmemb.embed import snapshot
+from llmemb.errors import InputError
+from llmemb.evaluation.ranking import rank_targets
+from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import Recommender
+from llmemb.rat.run import load_embeddings, make_model, run_rat
+
+NUM_ITEMS, EMBEDDING_DIM = 12, 5
+SMALL = {
+    "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
+    "training": {"max_epochs": 2, "batch_positions": 16, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    folder = tmp_path_factory.mktemp("data")
+    ids = [f"item-{number:02}" for number in range(NUM_ITEMS)]
+    pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
+    walks = [(f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(6)]
+    pl.DataFrame(walks, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(folder / "log.parquet")
+    settings = {"items": str(folder / "items.parquet"), "interactions": str(folder / "log.parquet")}
+    run_prepare(PrepareConfig.model_validate({**settings, "output": str(folder / "dataset")}))
+    return Dataset.open(str(folder / "dataset"))
+
+
+def publish(root: Path, item_ids: list[str], embeddings: np.ndarray) -> str:
+    entry = vectors.write(f"{root}/first/part-00000.parquet", vectors.to_table(item_ids, embeddings, "float32"))
+    manifest = {"snapshot_id": "first", "dimension": embeddings.shape[1], "dtype": "float32", "files": [entry]}
+    snapshot.publish(str(root), manifest)
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def embeddings(dataset, tmp_path_factory) -> str:
+    values = np.random.default_rng(0).normal(size=(NUM_ITEMS, EMBEDDING_DIM))
+    return publish(tmp_path_factory.mktemp("embeddings"), dataset.item_ids, values)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
+    output = str(tmp_path_factory.mktemp("rat") / "llmemb")
+    config = RatConfig.model_validate({"dataset": dataset.uri, "embeddings": embeddings, "output": output, **SMALL})
+    run_rat(config)
+    return config
+
+
+def step_losses(uri: str) -> list[float]:
+    return storage.read_json(f"{uri}/metrics.json")["step_losses"]
+
+
+def test_both_recommenders_load_and_rank_every_item(trained, dataset):
+    ours, ids_only = Recommender.load(trained.output), Recommender.load(f"{trained.output}/collaborative")
+    assert (ours.label, ids_only.label) == ("LLMEmb (SASRec)", "SASRec")
+    for recommender in (ours, ids_only):
+        assert recommender.item_embeddings.shape == (NUM_ITEMS, 4)
+        ranks = rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)
+        assert len(ranks) == 24
+        assert recommender.info["dataset"] == dataset.fingerprint
+    assert ours.info["embeddings"] == "first"
+    assert ids_only.info["embeddings"] is None
+
+
+def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
+    model = make_model(trained, NUM_ITEMS, load_embeddings(trained, dataset))
+    weights = storage.read_bytes(f"{trained.output}/model.safetensors")
+    model.load_state_dict(safetensors.torch.load(weights))
+    through_adapter = model.eval().item_embeddings()
+    cached = Recommender.load(trained.output)
+    torch.testing.assert_close(cached.item_embeddings, through_adapter.detach())
+    histories = dataset.test().histories
+    item_index = torch.tensor([list(histories[0][-4:])])
+    expected = model.encoder(item_index, through_adapter)[:, -1] @ through_adapter.T
+    torch.testing.assert_close(next(cached.score(histories))[:1], expected.detach())
+
+
+def test_the_item_embeddings_are_read_with_no_help(trained, dataset):
+    table = pl.read_parquet(f"{trained.output}/item_embeddings/*.parquet")
+    assert table["item_id"].to_list() == dataset.item_ids
+    assert table["embedding"].dtype == pl.Array(pl.Float32, 4)
+    manifest = storage.read_json(f"{trained.output}/item_embeddings/manifest.json")
+    assert [entry["rows"] for entry in manifest["files"]] == [NUM_ITEMS]
+
+
+def test_two_workers_take_the_same_steps_as_one(trained, dataset, ray_local, tmp_path):
+    settings = trained.model_dump() | {"output": str(tmp_path / "two"), "num_workers": 2}
+    run_rat(RatConfig.model_validate(settings | {"collaborative": f"{trained.output}/collaborative"}))
+    one, two = step_losses(trained.output), step_losses(str(tmp_path / "two"))
+    assert len(one) == len(two) > 4
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    torch.testing.assert_close(
+        Recommender.load(str(tmp_path / "two")).item_embeddings,
+        Recommender.load(trained.output).item_embeddings,
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_a_finished_output_is_kept_and_another_config_is_refused(trained, capsys):
+    before = storage.read_bytes(f"{trained.output}/metrics.json")
+    run_rat(trained)
+    assert "complete already" in capsys.readouterr().out
+    assert storage.read_bytes(f"{trained.output}/metrics.json") == before
+    with pytest.raises(InputError, match=r"belongs to another run \(config.seed: 0 there, 5 here\)"):
+        run_rat(trained.model_copy(update={"seed": 5}))
+
+
+def test_a_changed_table_is_noticed(trained, tmp_path):
+    storage.upload(Path(trained.output), str(tmp_path / "copy"))
+    part = tmp_path / "copy/item_embeddings/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match="checksum"):
+        Recommender.load(str(tmp_path / "copy"))
+
+
+def config_for(dataset: Dataset, **settings) -> RatConfig:
+    return RatConfig.model_validate({"dataset": dataset.uri, **SMALL, **settings})
+
+
+def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path):
+    root = publish(tmp_path / "short", dataset.item_ids[:-1], np.ones((NUM_ITEMS - 1, 3)))
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
+    with pytest.raises(
+        InputError, match=r"lacks 1 of the dataset's 12 items, such as 'item-\d+'; expected at most 1.0%"
+    ):
+        run_rat(config)
+    allowed = config_for(dataset, embeddings=root, output=config.output, adapter={"max_missing_share": 0.1})
+    table = load_embeddings(allowed, dataset)
+    assert table.sum(dim=1).tolist() == [3.0] * (NUM_ITEMS - 1) + [0.0]
+
+
+def test_a_table_with_nan_is_refused_before_training(dataset, tmp_path):
+    values = np.ones((NUM_ITEMS, 3))
+    values[4, 1] = np.nan
+    root = publish(tmp_path / "broken", dataset.item_ids, values)
+    with pytest.raises(
+        InputError, match=f"1 items have values that are NaN or infinite, such as '{dataset.item_ids[4]}'"
+    ):
+        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
+
+
+def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset, embeddings, tmp_path):
+    config = config_for(
+        dataset,
+        embeddings=embeddings,
+        output=str(tmp_path / "out"),
+        collaborative=f"{trained.output}/collaborative",
+        model={"hidden_dim": 6},
+    )
+    with pytest.raises(InputError, match=r"has hidden_dim 4; expected this run's, 6"):
+        run_rat(config)
