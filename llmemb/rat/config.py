@@ -57,7 +57,8 @@ class TrainingConfig(Config):
 
     batch_positions: int = Field(default=1024, ge=1)
     """Positions to predict in a global batch, over all workers."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Reached after the warm-up; falls linearly to zero over ``max_epochs``."""
     weight_decay: float = Field(default=0.0, ge=0)
     popularity_offset: float = Field(default=0.3, ge=0, le=1)
     """How much of an item's log popularity is added to its logit in training and not when recommending: what the

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import print as show
 from torch import Tensor, nn
 
 from llmemb import __version__, progress, storage
@@ -43,10 +42,12 @@ def run_rat(config: RatConfig) -> None:
     if config.embeddings is not None:
         snapshot = Snapshot.open(config.embeddings)
         inputs["embeddings"] = snapshot.fingerprint
-    if not len(dataset.validation().items):
-        raise InputError(f"dataset: {config.dataset}: no user has the 3 interactions that leave-one-out needs")
+    if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
+        raise InputError(
+            f"dataset: {config.dataset}: no user has the 4 interactions that training and leave-one-out need together"
+        )
     if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
-        show(f"recommender: {config.output} is complete already")
+        print(f"recommender: {config.output} is complete already")
         return
     if config.embeddings is None:
         _fit(config, dataset, collaborative=None)
@@ -107,7 +108,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     config = RatConfig.model_validate(arguments["config"])
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device.type)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     if device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
     dataset = Dataset.open(config.dataset)
@@ -174,7 +175,7 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
     if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):
         raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
     metrics = storage.read_json(storage.join(config.output, "metrics.json"))
-    show(
+    print(
         f"recommender: {config.output}: {label}, validation ndcg@10 {metrics['validation']['ndcg@10']:.4f} "
         f"at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}"
     )

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ Alignment = Callable[[Float[Tensor, "item dim"], Int[Tensor, " occurrence"]], Fl
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast; see ``TrainingConfig``."""
+    """How long and how fast; see ``llmemb.rat.config.TrainingConfig``."""
 
     batch_positions: int
     learning_rate: float
@@ -45,7 +45,7 @@ class Worker:
 
     rank: int = 0
     num_workers: int = 1
-    device: str = "cpu"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over workers, in place."""
@@ -88,7 +88,7 @@ def train(
     *,
     seed: int,
     align: Alignment | None = None,
-    worker: Worker = Worker(),
+    worker: Worker | None = None,
     on_epoch: Callable[[Epoch, bool], None] | None = None,
 ) -> list[Epoch]:
     """Trains until the validation NDCG@10 over the whole catalogue stops rising; leaves the best weights in the model.
@@ -102,6 +102,7 @@ def train(
     Raises:
         FloatingPointError: a loss is not finite.
     """
+    worker = worker or Worker()
     loop = _Loop(model, sequences, schedule, seed=seed, align=align, worker=worker)
     history: list[Epoch] = []
     best, best_weights, finished = 0, model.state_dict(), False
@@ -119,6 +120,13 @@ def train(
             on_epoch(history[-1], finished)
     model.load_state_dict(best_weights)
     return history
+
+
+def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
+    """The rate of a step counted from 0: a linear rise over the warm-up, and a linear fall to zero at the end."""
+    rising = (step + 1) / max(1, schedule.warmup_steps)
+    falling = 1 - step / (schedule.max_epochs * steps_per_epoch)
+    return schedule.learning_rate * min(1.0, rising) * falling
 
 
 class _Loop:
@@ -154,9 +162,8 @@ class _Loop:
         losses = []
         self._model.train()
         for step, rows in enumerate(batches):
-            warmup = min(1.0, (epoch * len(batches) + step + 1) / max(1, self._schedule.warmup_steps))
             for group in self._optimizer.param_groups:
-                group["lr"] = self._schedule.learning_rate * warmup
+                group["lr"] = learning_rate(epoch * len(batches) + step, len(batches), self._schedule)
             losses.append(self.step(rows))
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(f"epoch {epoch + 1}, step {step + 1}: loss {losses[-1]}")
@@ -187,7 +194,7 @@ class _Loop:
         device, precision = self._worker.device, self._schedule.precision
         inputs, targets = (torch.from_numpy(array).to(device) for array in gather(self._windows, rows))
         real = targets > 0
-        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             queries = self._model.encoder(inputs, embeddings)[real].float()  # [position, dim]
         return full_softmax(
             queries, embeddings, targets[real] - 1, logit_offsets=self._logit_offsets, matmul_dtype=precision

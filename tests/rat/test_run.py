@@ -25,16 +25,20 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Dataset:
-    folder = tmp_path_factory.mktemp("data")
+def prepare(folder: Path, *, length: int) -> Dataset:
+    """24 users who walk round the catalogue for some steps."""
     ids = [f"item-{number:02}" for number in range(NUM_ITEMS)]
     pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
-    walks = [(f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(6)]
+    walks = [(f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(length)]
     pl.DataFrame(walks, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(folder / "log.parquet")
     settings = {"items": str(folder / "items.parquet"), "interactions": str(folder / "log.parquet")}
     run_prepare(PrepareConfig.model_validate({**settings, "output": str(folder / "dataset")}))
     return Dataset.open(str(folder / "dataset"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    return prepare(tmp_path_factory.mktemp("data"), length=6)
 
 
 def publish(root: Path, item_ids: list[str], embeddings: np.ndarray) -> str:
@@ -162,3 +166,9 @@ def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset
     )
     with pytest.raises(InputError, match=r"has hidden_dim 4; expected this run's, 6"):
         run_rat(config)
+
+
+def test_sequences_too_short_to_train_on_are_refused(tmp_path):
+    short = prepare(tmp_path, length=3)
+    with pytest.raises(InputError, match="no user has the 4 interactions"):
+        run_rat(config_for(short, method="none", output=str(tmp_path / "out")))

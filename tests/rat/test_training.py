@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
-from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train, validation_ndcg
+from llmemb.rat.training import Schedule, TrainableRecommender, Worker, learning_rate, train, validation_ndcg
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
@@ -63,3 +63,9 @@ def test_alignment_is_added_once_to_the_loss_of_every_step():
 def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: loss nan"):
         fit(align=lambda embeddings, item_index: embeddings.sum() * float("nan"))
+
+
+def test_the_learning_rate_rises_and_falls_linearly():
+    schedule = Schedule(**{**vars(SCHEDULE), "learning_rate": 8.0, "warmup_steps": 2, "max_epochs": 2})
+    rates = [learning_rate(step, 4, schedule) for step in range(8)]
+    assert rates == [8 * 0.5, 8 * 7 / 8, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
