@@ -12,6 +12,10 @@ def connect() -> None:
         return
     verbose = logging.getLogger().isEnabledFor(logging.INFO)
     level = logging.INFO if verbose else logging.ERROR
+    for noisy in ("ray.data", "ray.train"):
+        logging.getLogger(noisy).setLevel(level)
+    # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=level, log_to_driver=verbose)
     else:

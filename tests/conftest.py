@@ -13,6 +13,7 @@ os.environ.update(
     RAY_AUTH_MODE="disabled",  # clusters of this session are local; tests of a secured cluster set their own
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_V2_ENABLED="1",
+    RAY_worker_niceness="0",
     MPLBACKEND="agg",
 )
 os.environ.pop("RAY_ADDRESS", None)

@@ -40,7 +40,7 @@ def check_parity(snapshot: Snapshot, dataset: Dataset, plan: ShardPlan, config: 
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= config.min_cosine:
         raise InputError(
-            f"parity: item {sample[worst][0][ITEM_ID]!r} has cosine {cosines[worst]:.6f} to its unbatched float32 "
+            f"parity: item {sample[worst][0][ITEM_ID]!r} has cosine {cosines[worst]:.8f} to its unbatched float32 "
             f"embedding; expected at least {config.min_cosine}; {snapshot.uri} is not published"
         )
     return {"sample_items": len(sample), "min_cosine": float(cosines[worst])}

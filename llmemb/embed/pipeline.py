@@ -110,11 +110,16 @@ def _stream(todo: list[dict[str, str]], plan: ShardPlan, num_workers: int) -> It
     # On a CPU cluster the encoders hold every core; a tokenizer takes about 1 % of their time and waits for no slot.
     on_gpu = plan.device == "cuda"
     shards: Any = ray.data.from_items(todo, override_num_blocks=len(todo))
-    shards = shards.map(TokenizeItems, fn_constructor_args=(plan,), concurrency=1, num_cpus=1 if on_gpu else 0)
+    shards = shards.map(
+        TokenizeItems,
+        fn_constructor_args=(plan,),
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=1 if on_gpu else 0,
+    )
     shards = shards.map(
         EncodeShard,
         fn_constructor_args=(plan,),
-        concurrency=num_workers,
+        compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_cpus=1 if on_gpu else plan.threads,
         num_gpus=1 if on_gpu else 0,
     )
