@@ -7,8 +7,6 @@ export LLMEMB_RUNS ?= runs
 # CI runs 3.11, for which constraints.txt is made.
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell \
 	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
-# Without a GPU the CPU build of torch is enough: the other is several GB larger.
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
@@ -20,7 +18,7 @@ env: .venv/.ready
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 found; name one with PYTHON=…" >&2; exit 1)
 	@echo "setting up .venv (a few minutes at its first use)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) --no-deps $(TORCH_INDEX) $(TORCH)
+	@$(PIP) --no-deps $(TORCH)
 	@$(PIP) --constraint constraints.txt --editable '.[s3,demo,dev]'
 	@touch $@
 
