@@ -37,11 +37,12 @@ def run_rat(config: RatConfig) -> None:
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
             ID-only recommender of another dataset or size.
     """
+    if config.method == "none":
+        config = config.id_only(config.output)
     dataset = Dataset.open(config.dataset)
     inputs = {"dataset": dataset.fingerprint}
     if config.embeddings is not None:
-        snapshot = Snapshot.open(config.embeddings)
-        inputs["embeddings"] = snapshot.fingerprint
+        inputs["embeddings"] = Snapshot.open(config.embeddings).fingerprint
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
             f"dataset: {config.dataset}: no user has the 4 interactions that training and leave-one-out need together"

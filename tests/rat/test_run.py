@@ -122,6 +122,12 @@ def test_a_finished_output_is_kept_and_another_config_is_refused(trained, capsys
         run_rat(trained.model_copy(update={"seed": 5}))
 
 
+def test_method_none_is_the_id_only_recommender_of_any_config(trained, capsys):
+    collaborative = f"{trained.output}/collaborative"
+    run_rat(trained.model_copy(update={"method": "none", "output": collaborative}))
+    assert f"{collaborative} is complete already" in capsys.readouterr().out
+
+
 def test_a_changed_table_is_noticed(trained, tmp_path):
     storage.upload(Path(trained.output), str(tmp_path / "copy"))
     part = tmp_path / "copy/item_embeddings/part-00000.parquet"
