@@ -176,6 +176,8 @@ def initialize_engine(model: nn.Module, config: ScftConfig, precision: Precision
     """A DeepSpeed engine over the process group that Ray Train has made."""
     import deepspeed
 
+    # On CPUs DeepSpeed would compile a shared-memory op (a minute, and g++); gloo does all that is needed here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = config.optimizer
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
