@@ -17,7 +17,7 @@ class ModelConfig(Config):
     num_heads: int = Field(default=1, ge=1)
     max_seq_len: int = Field(default=50, ge=1)
     """A history's newest items that are read."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     similarity: Similarity = "cosine"
     """How states meet items: ``cosine`` over a temperature, or ``dot`` (SASRec's own)."""
     temperature: float = Field(default=0.07, gt=0)
@@ -47,7 +47,7 @@ class AlignmentConfig(Config):
     """Keeps the adapted items near the ID-only recommender's (the paper's collaborative alignment)."""
 
     loss: Literal["info_nce", "paper"] = "info_nce"
-    weight: float = Field(default=0.1, ge=0)
+    weight: float = Field(default=0.03, ge=0)
     """The paper's gamma, 0.01 there, for its own loss."""
     temperature: float = Field(default=0.1, gt=0)
 
@@ -64,8 +64,8 @@ class TrainingConfig(Config):
     """How much of an item's log popularity is added to its logit in training and not when recommending: what the
     offset explains, the model need not learn, which helps the tail (logit adjustment, Menon et al., 2021)."""
     warmup_steps: int = Field(default=50, ge=0)
-    max_epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=3, ge=1)
+    max_epochs: int = Field(default=20, ge=1)
+    patience: int = Field(default=5, ge=1)
     """Epochs without a better validation NDCG@10 after which training ends; the best weights are kept."""
 
 
@@ -80,7 +80,7 @@ class EngineConfig(Config):
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine", "collaborative"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine"})
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "output"})
 
     dataset: str
