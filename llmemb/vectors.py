@@ -1,12 +1,13 @@
 """Item vectors in Parquet: ``item_id: string``, ``embedding: fixed_size_list<float16|float32>[d]``."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmemb import storage
+from llmemb.errors import InputError
 
 EMBEDDING, ITEM_ID, MANIFEST_FILE = "embedding", "item_id", "manifest.json"
 VectorDtype = Literal["float16", "float32"]
@@ -17,7 +18,8 @@ def to_table(
 ) -> pa.Table:
     """An Arrow table of ``vectors [items, dim]`` with their ids and further string columns."""
     values = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1))
-    columns = {ITEM_ID: pa.array(item_ids, pa.string()), EMBEDDING: _fixed_size_list(values, vectors.shape[1])}
+    lists = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+    columns = {ITEM_ID: pa.array(item_ids, pa.string()), EMBEDDING: lists}
     columns |= {key: pa.array(column, pa.string()) for key, column in (extra or {}).items()}
     return pa.table(columns)
 
@@ -29,7 +31,7 @@ def from_table(table: pa.Table) -> NDArray[np.floating]:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def write(uri: str, table: pa.Table) -> dict:
+def write(uri: str, table: pa.Table) -> dict[str, Any]:
     """Writes one Parquet file of vectors and returns its manifest entry.
 
     Dictionary encoding stays off: a float16 column reads five times slower with it.
@@ -37,5 +39,14 @@ def write(uri: str, table: pa.Table) -> dict:
     return storage.write_table(uri, table, use_dictionary=False)
 
 
-def _fixed_size_list(values: pa.Array, dim: int) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(values, dim)
+def read(folder: str, entry: dict[str, Any]) -> pa.Table:
+    """The file of a folder's manifest entry.
+
+    Raises:
+        InputError: it is not the one that the manifest names.
+    """
+    uri = storage.join(folder, entry["file"])
+    content = storage.read_bytes(uri)
+    if storage.checksum(content) != entry["sha256"]:
+        raise InputError(f"{uri}: its checksum is not the manifest's: the file was changed or cut")
+    return storage.parse_table(content, uri)

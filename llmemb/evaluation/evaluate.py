@@ -27,8 +27,9 @@ from llmemb.evaluation.baselines import Popularity
 from llmemb.evaluation.metrics import METRICS, measure
 from llmemb.evaluation.ranking import Scorer, rank_targets
 from llmemb.evaluation.slices import Slice, popularity_groups, popularity_slices
+from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
 
-METRICS_FILE, REPORT_FILE, RECOMMENDER_FILE = "metrics.json", "report.html", "recommender.json"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
 
 class EmbeddingMap(Config):
@@ -108,7 +109,7 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]
     return [
         Entrant(
             label=info["label"] if labels[info["label"]] == 1 else f"{info['label']} ({storage.name(uri)})",
-            load=functools.partial(_load_recommender, uri),
+            load=functools.partial(Recommender.load, uri),
             uri=uri,
             info=info,
         )
@@ -137,12 +138,6 @@ def compare(config: EvaluateConfig, dataset: Dataset, entrants: Sequence[Entrant
     html = _render(config, dataset, results, sample=sample, embeddings=embeddings)
     storage.write_bytes(storage.join(config.output, REPORT_FILE), html.encode())
     storage.write_json(storage.join(config.output, METRICS_FILE), results)
-
-
-def _load_recommender(uri: str) -> Scorer:
-    from llmemb.rat.recommender import Recommender
-
-    return Recommender.load(uri)
 
 
 def _read_info(uri: str, dataset: Dataset) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from llmemb.errors import InputError
 class Scorer(Protocol):
     """What can be evaluated: anything that gives every item a score after a history."""
 
-    label: str
-    """How tables and pictures call it."""
+    @property
+    def label(self) -> str:
+        """How tables and pictures call it."""
 
     @property
     def item_embeddings(self) -> Any | None:

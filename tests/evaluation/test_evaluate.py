@@ -60,7 +60,7 @@ def recommenders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         storage.write_json(f"{uri}/recommender.json", {"label": "nearest", "dataset": FINGERPRINT, "seed": 3})
     table = np.random.default_rng(0).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
     scorers = {uris[0]: LastItem("nearest", table), uris[1]: LastItem("nearest", None)}
-    monkeypatch.setattr(evaluate, "_load_recommender", scorers.__getitem__)
+    monkeypatch.setattr(evaluate.Recommender, "load", scorers.__getitem__)
     return uris
 
 
