@@ -15,7 +15,7 @@ def test_ground_loads_nothing_heavy() -> None:
 
 
 def test_mathematics_loads_nothing_of_the_cluster() -> None:
-    modules = sorted(_modules_of("data", "srs", "evaluation") | {"llmemb.contrastive", "llmemb.encoder.pooling"})
+    modules = sorted(_modules_of("data", "srs", "metrics") | {"llmemb.contrastive", "llmemb.encoder.pooling"})
     assert _loaded_by(*modules) & {*CLUSTER, *LANGUAGE_MODELS} == set()
 
 

@@ -24,9 +24,9 @@ from llmemb.data.sequences import SplitName, Targets
 from llmemb.errors import InputError
 from llmemb.evaluation import embedding_map, figures, report
 from llmemb.evaluation.baselines import Popularity
-from llmemb.evaluation.metrics import METRICS, measure
-from llmemb.evaluation.ranking import Scorer, rank_targets
-from llmemb.evaluation.slices import Slice, popularity_groups, popularity_slices
+from llmemb.metrics.measure import METRICS, measure
+from llmemb.metrics.ranking import Scorer, rank_targets
+from llmemb.metrics.slices import Slice, popularity_groups, popularity_slices
 from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from llmemb.evaluation.slices import NUM_POPULARITY_GROUPS
+from llmemb.metrics.slices import NUM_POPULARITY_GROUPS
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey is left to the first entry, a baseline.
 MODEL_COLORS = ("#8a8f98", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences, Targets
-from llmemb.evaluation.metrics import ndcg
-from llmemb.evaluation.ranking import ranks_in_chunk
+from llmemb.metrics.measure import ndcg
+from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.srs.batching import cut_windows, epoch_batches, gather
 from llmemb.srs.encoder import HistoryEncoder, score
 from llmemb.srs.loss import full_softmax

@@ -13,7 +13,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.prepare import PrepareConfig, run_prepare
 from llmemb.embed import snapshot
 from llmemb.errors import InputError
-from llmemb.evaluation.ranking import rank_targets
+from llmemb.metrics.ranking import rank_targets
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import load_embeddings, make_model, run_rat

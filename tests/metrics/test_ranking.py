@@ -9,7 +9,7 @@ import torch
 from llmemb.data.sequences import LeaveOneOut, Sequences, Targets
 from llmemb.errors import InputError
 from llmemb.evaluation.baselines import Popularity
-from llmemb.evaluation.ranking import rank_targets, ranks_in_chunk
+from llmemb.metrics.ranking import rank_targets, ranks_in_chunk
 
 
 class TableScorer:

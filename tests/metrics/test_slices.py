@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 
 from llmemb.data.sequences import LeaveOneOut, Sequences, Targets
 from llmemb.evaluation.baselines import Popularity
-from llmemb.evaluation.metrics import measure
-from llmemb.evaluation.ranking import rank_targets
-from llmemb.evaluation.slices import head_items, popularity_groups, popularity_slices
+from llmemb.metrics.measure import measure
+from llmemb.metrics.ranking import rank_targets
+from llmemb.metrics.slices import head_items, popularity_groups, popularity_slices
 
 #                item:    1  2  3  4  5  6  7  8  9 10 11
 POPULARITY = np.array([0, 4, 9, 4, 0, 1, 1, 9, 2, 0, 4, 3])

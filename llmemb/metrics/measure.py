@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llmemb.evaluation.slices import Slice
+from llmemb.metrics.slices import Slice
 
 Metric = Callable[[NDArray[np.int64], int], NDArray[np.float64]]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
-from llmemb.evaluation.metrics import measure
-from llmemb.evaluation.ranking import ranks_in_chunk
-from llmemb.evaluation.slices import Slice
+from llmemb.metrics.measure import measure
+from llmemb.metrics.ranking import ranks_in_chunk
+from llmemb.metrics.slices import Slice
 
 
 def slice_of(name: str, queries: list[bool]) -> Slice:
