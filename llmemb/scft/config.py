@@ -1,8 +1,8 @@
 """Settings of the fine-tuning job."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig
 from llmemb.encoder.pooling import PoolingMode
@@ -81,3 +81,9 @@ class ScftConfig(JobConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoraConfig = LoraConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_item(self) -> Self:
+        if self.batch_size < self.num_workers:
+            raise ValueError(f"expected num_workers of at most batch_size = {self.batch_size}, got {self.num_workers}")
+        return self

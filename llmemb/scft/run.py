@@ -35,17 +35,26 @@ def run_scft(config: ScftConfig) -> None:
         show(f"encoder: {config.output} is complete already")
         return
     connect()
-    checkpoint = _train(config)
-    with checkpoint.as_directory() as adapter:
-        history = storage.read_json(storage.join(adapter, HISTORY_FILE))
-        export_encoder(config, Path(adapter), history, prompts)
-    storage.write_json(storage.join(config.output, HISTORY_FILE), history)
+    _export(config, _train(config), prompts)
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
     metrics = storage.read_json(storage.join(config.output, ENCODER_FILE))["metrics"]
     show(
         f"encoder: {config.output}: loss {metrics['loss_first_tenth']:.4f} → {metrics['loss_last_tenth']:.4f} over "
         f"{metrics['steps']} steps, {metrics['pairs_per_second']:.1f} pairs/s, {metrics['padding_share']:.1%} padding"
     )
+
+
+def _export(config: ScftConfig, checkpoint: Any, prompts: list[str]) -> None:
+    """Exports on a node of the cluster: the driver's may be too small for the model."""
+    import ray
+
+    def export() -> None:
+        with checkpoint.as_directory() as adapter:
+            history = storage.read_json(storage.join(adapter, HISTORY_FILE))
+            storage.write_json(storage.join(config.output, HISTORY_FILE), history)
+            export_encoder(config, Path(adapter), history, prompts)
+
+    ray.get(ray.remote(num_cpus=1)(export).remote())
 
 
 def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
@@ -69,8 +78,6 @@ def _train(config: ScftConfig) -> Any:
 
     on_gpu = has_gpus()
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
-    if config.batch_size < config.num_workers:
-        raise InputError(f"num_workers: expected at most batch_size = {config.batch_size}, got {config.num_workers}")
     with progress.remote_bar("scft", total=config.max_steps, unit="steps") as board:
         trainer = TorchTrainer(
             train_worker,
