@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 
 def connect() -> None:
@@ -12,14 +13,27 @@ def connect() -> None:
         return
     verbose = logging.getLogger().isEnabledFor(logging.INFO)
     level = logging.INFO if verbose else logging.ERROR
-    for noisy in ("ray.data", "ray.train"):
-        logging.getLogger(noisy).setLevel(level)
+    if not verbose:
+        # Ray's own processes still write all of it to their log files.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=level, log_to_driver=verbose)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+def quiet_ray_data() -> Any:
+    """The module ``ray.data`` without its own bars and, unless the job is verbose, its log lines."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.ERROR)
+    return ray.data
 
 
 def has_gpus() -> bool:

@@ -16,8 +16,8 @@ class EngineConfig(Config):
     precision: Precision | None = None
     """bf16 on GPUs and fp32 on CPUs by default; CPUs with AVX-512 BF16 or AMX are 1.8 times faster with bf16, others
     emulate it and crawl."""
-    tokens_per_batch: int = Field(default=8192, ge=1)
-    """Padded tokens in one forward pass."""
+    tokens_per_batch: int | None = Field(default=None, ge=1)
+    """Padded tokens in one forward pass; 2,048 on CPUs and 32,768 on GPUs by default."""
     max_seq_len: int | None = Field(default=None, ge=1)
     """Longer prompts are cut; the encoder's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)

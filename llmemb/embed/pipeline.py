@@ -7,7 +7,7 @@ from typing import Any
 from rich import print as show
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.cluster import connect, cpu_threads, has_gpus, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.parity import check_parity
@@ -17,6 +17,9 @@ from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import MANIFEST_FILE
+
+# A CPU gains nothing from large batches and loses to their padding; a GPU starves on small ones.
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 
 
 def run_embed(config: EmbedConfig) -> None:
@@ -77,7 +80,7 @@ def _plan(config: EmbedConfig, uri: str, template: PromptTemplate, identity: dic
         template=template,
         max_seq_len=identity["max_seq_len"],
         precision=identity["precision"],
-        tokens_per_batch=config.engine.tokens_per_batch,
+        tokens_per_batch=config.engine.tokens_per_batch or TOKENS_PER_BATCH["cuda" if has_gpus() else "cpu"],
         dtype=config.dtype,
         threads=config.engine.threads_per_worker or cpu_threads(config.num_workers),
         device="cuda" if has_gpus() else "cpu",
@@ -104,22 +107,20 @@ def _encode(dataset: Dataset, plan: ShardPlan, num_workers: int) -> list[dict[st
 def _stream(todo: list[dict[str, str]], plan: ShardPlan, num_workers: int) -> Iterator[dict[str, Any]]:
     if not todo:
         return
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    data = quiet_ray_data()
     # On a CPU cluster the encoders hold every core; a tokenizer takes about 1 % of their time and waits for no slot.
     on_gpu = plan.device == "cuda"
-    shards: Any = ray.data.from_items(todo, override_num_blocks=len(todo))
+    shards = data.from_items(todo, override_num_blocks=len(todo))
     shards = shards.map(
         TokenizeItems,
         fn_constructor_args=(plan,),
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=data.ActorPoolStrategy(size=1),
         num_cpus=1 if on_gpu else 0,
     )
     shards = shards.map(
         EncodeShard,
         fn_constructor_args=(plan,),
-        compute=ray.data.ActorPoolStrategy(size=num_workers),
+        compute=data.ActorPoolStrategy(size=num_workers),
         num_cpus=1 if on_gpu else plan.threads,
         num_gpus=1 if on_gpu else 0,
     )

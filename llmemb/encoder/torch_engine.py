@@ -45,7 +45,9 @@ class TorchEngine:
 def load_model(folder: EncoderFolder, *, precision: Precision, **config_overrides: float) -> Any:
     """The transformer of an encoder folder: from safetensors, never with code from the folder."""
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # two seconds of work, and the job has a bar of its own
     config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, **config_overrides)
     if config.is_encoder_decoder:
         raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected an encoder or a decoder")
