@@ -40,7 +40,7 @@ class AdapterConfig(Config):
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
-    """The share of the dataset's items that the snapshot may lack; these get a zero LLM embedding."""
+    """The share of the dataset's items that the snapshot may lack; these get the others' mean, and are counted."""
 
 
 class AlignmentConfig(Config):

@@ -53,8 +53,12 @@ def run_rat(config: RatConfig) -> None:
     if config.embeddings is None:
         _fit(config, dataset, collaborative=None)
         return
-    # Before the ID-only recommender is trained, not minutes after.
-    load_embeddings(config, dataset)
+    # Here already, so that a bad snapshot is noticed before the ID-only recommender is trained.
+    _, num_missing = load_embeddings(config, dataset)
+    if num_missing:
+        print(
+            f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they get the mean"
+        )
     collaborative = config.collaborative or storage.join(config.output, "collaborative")
     if not (config.collaborative and storage.exists(storage.join(collaborative, RECOMMENDER_FILE))):
         run_rat(config.id_only(collaborative))
@@ -62,8 +66,10 @@ def run_rat(config: RatConfig) -> None:
     _fit(config, dataset, collaborative=collaborative)
 
 
-def load_embeddings(config: RatConfig, dataset: Dataset) -> Tensor:
-    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled; zero for items that the snapshot lacks.
+def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
+    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
+
+    These get the mean of the others, which tells nothing of them and is zero once scaled.
 
     Raises:
         InputError: more items are missing than the configured share, or a value is not finite.
@@ -78,13 +84,14 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> Tensor:
             f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
             "(adapter.max_missing_share)"
         )
+    table[missing] = table[found].mean(axis=0)
     broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(broken):
         raise InputError(
             f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
             f"{dataset.item_ids[broken[0]]!r}"
         )
-    return torch.from_numpy(table)
+    return torch.from_numpy(table), len(missing)
 
 
 def make_model(config: RatConfig, num_items: int, embeddings: Tensor | None) -> TrainableRecommender:
@@ -113,7 +120,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
     dataset = Dataset.open(config.dataset)
-    embeddings = None if config.embeddings is None else load_embeddings(config, dataset)
+    embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
     model = make_model(config, dataset.num_items, embeddings).to(device)
     history = train(
         model,
@@ -126,7 +133,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
         on_epoch=partial(_tell, arguments["board"]) if worker.rank == 0 else None,
     )
     if worker.rank == 0:
-        _write(config, dataset, model, history, arguments["collaborative"])
+        summary = summarise(history) | {"items_without_embedding": num_missing}
+        _write(config, dataset, model, summary, collaborative=arguments["collaborative"])
 
 
 def make_schedule(config: RatConfig) -> Schedule:
@@ -153,6 +161,8 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
     from ray.train.torch import TorchTrainer
 
     connect()
+    # What a killed run left; Ray Train would take it for a run to go on with.
+    storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
     on_gpu = has_gpus()
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     label = _label(config)
@@ -201,14 +211,25 @@ def _label(config: RatConfig) -> str:
     return backbone if config.method == "none" else f"LLMEmb ({backbone})"
 
 
+def summarise(history: list[Epoch]) -> dict[str, Any]:
+    """The training part of ``metrics.json``."""
+    best = max(history, key=lambda epoch: epoch.validation_ndcg)
+    return {
+        "validation": {"ndcg@10": best.validation_ndcg},
+        "best_epoch": best.epoch,
+        "epochs": [epoch.summary() for epoch in history],
+        "step_losses": [loss for epoch in history for loss in epoch.step_losses],
+    }
+
+
 def _write(
     config: RatConfig,
     dataset: Dataset,
     model: TrainableRecommender,
-    history: list[Epoch],
+    metrics: dict[str, Any],
+    *,
     collaborative: str | None,
 ) -> None:
-    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
     info = {
         "format": 1,
         "label": _label(config),
@@ -216,17 +237,10 @@ def _write(
         "method": config.method,
         "model": config.model.model_dump(mode="json"),
         "dataset": dataset.fingerprint,
-        "embeddings": None if snapshot is None else snapshot.fingerprint,
+        "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,
         "collaborative": None if collaborative is None else storage.fingerprint(read_info(collaborative)),
         "training": config.identity(),
         "llmemb": __version__,
-    }
-    best = max(history, key=lambda epoch: epoch.validation_ndcg)
-    metrics = {
-        "validation": {"ndcg@10": best.validation_ndcg},
-        "best_epoch": best.epoch,
-        "epochs": [epoch.summary() for epoch in history],
-        "step_losses": [loss for epoch in history for loss in epoch.step_losses],
     }
     with torch.inference_mode():
         embeddings = model.eval().item_embeddings()
