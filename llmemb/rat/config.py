@@ -64,7 +64,7 @@ class TrainingConfig(Config):
     """How much of an item's log popularity is added to its logit in training and not when recommending: what the
     offset explains, the model need not learn, which helps the tail (logit adjustment, Menon et al., 2021)."""
     warmup_steps: int = Field(default=50, ge=0)
-    max_epochs: int = Field(default=20, ge=1)
+    max_epochs: int = Field(default=24, ge=1)
     patience: int = Field(default=5, ge=1)
     """Epochs without a better validation NDCG@10 after which training ends; the best weights are kept."""
 
