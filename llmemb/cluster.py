@@ -13,9 +13,6 @@ def connect() -> None:
         return
     verbose = logging.getLogger().isEnabledFor(logging.INFO)
     level = logging.INFO if verbose else logging.ERROR
-    if not verbose:
-        # Ray's own processes still write all of it to their log files.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if os.environ.get("RAY_ADDRESS"):

@@ -11,7 +11,7 @@ from llmemb.cluster import connect, cpu_threads, has_gpus, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.parity import check_parity
-from llmemb.embed.shards import RECORDS_FOLDER, EncodeShard, ShardPlan, TokenizeItems, record_uri, write_refused
+from llmemb.embed.shards import RECORDS_FOLDER, EncodeShard, ShardPlan, record_uri, tokenize_items, write_refused
 from llmemb.embed.snapshot import Snapshot, latest_id, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
@@ -111,12 +111,7 @@ def _stream(todo: list[dict[str, str]], plan: ShardPlan, num_workers: int) -> It
     # On a CPU cluster the encoders hold every core; a tokenizer takes about 1 % of their time and waits for no slot.
     on_gpu = plan.device == "cuda"
     shards = data.from_items(todo, override_num_blocks=len(todo))
-    shards = shards.map(
-        TokenizeItems,
-        fn_constructor_args=(plan,),
-        compute=data.ActorPoolStrategy(size=1),
-        num_cpus=1 if on_gpu else 0,
-    )
+    shards = shards.map(tokenize_items, fn_kwargs={"plan": plan}, num_cpus=1 if on_gpu else 0)
     shards = shards.map(
         EncodeShard,
         fn_constructor_args=(plan,),

@@ -1,5 +1,6 @@
 """The stages of the embedding pipeline: one item file in, one shard of the snapshot out."""
 
+import functools
 import io
 import json
 from collections.abc import Mapping
@@ -38,32 +39,32 @@ class ShardPlan:
     device: str
 
 
-class TokenizeItems:
-    """Stage 1, on CPU tasks. Reads ``{shard, items}`` and adds ``tokens``: an Arrow stream of the shard's rows.
+def tokenize_items(row: Mapping[str, Any], plan: ShardPlan) -> dict[str, Any]:
+    """Stage 1, on CPU tasks. Reads ``{shard, items}``: the names of a shard and of the item file it comes from.
 
-    The stream's columns: ``item_id``, ``prompt_hash``, ``token_ids: list<int32>``; ``refused`` is a list of ids.
+    Returns:
+        ``shard``; ``tokens``, an Arrow stream of ``item_id``, ``prompt_hash``, ``token_ids: list<int32>``; and
+        ``refused``, a JSON list of the ids of items without any usable attribute.
     """
+    items = storage.read_table(row["items"], list(dict.fromkeys([ITEM_ID, *plan.template.columns]))).to_pylist()
+    prompts = {item[ITEM_ID]: plan.template.render(item) for item in items}
+    usable = {item_id: prompt for item_id, prompt in prompts.items() if prompt is not None}
+    token_ids = tokenize(_tokenizer(plan.encoder), list(usable.values()), plan.max_seq_len) if usable else []
+    table = pa.table(
+        {
+            ITEM_ID: pa.array(usable.keys(), pa.string()),
+            PROMPT_HASH: pa.array(map(prompt_hash, usable.values()), pa.string()),
+            "token_ids": pa.array(token_ids, pa.list_(pa.int32())),
+        }
+    )
+    refused = [item_id for item_id, prompt in prompts.items() if prompt is None]
+    return {"shard": row["shard"], "tokens": _to_stream(table), "refused": json.dumps(refused)}
 
-    def __init__(self, plan: ShardPlan) -> None:
-        self._plan = plan
-        with local_folder(plan.encoder) as path:
-            self._tokenizer = load_tokenizer(EncoderFolder.read(path))
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        template = self._plan.template
-        items = storage.read_table(row["items"], list(dict.fromkeys([ITEM_ID, *template.columns]))).to_pylist()
-        prompts = {item[ITEM_ID]: template.render(item) for item in items}
-        usable = {item_id: prompt for item_id, prompt in prompts.items() if prompt is not None}
-        token_ids = tokenize(self._tokenizer, list(usable.values()), self._plan.max_seq_len) if usable else []
-        table = pa.table(
-            {
-                ITEM_ID: pa.array(usable.keys(), pa.string()),
-                PROMPT_HASH: pa.array(map(prompt_hash, usable.values()), pa.string()),
-                "token_ids": pa.array(token_ids, pa.list_(pa.int32())),
-            }
-        )
-        refused = [item_id for item_id, prompt in prompts.items() if prompt is None]
-        return {"shard": row["shard"], "tokens": _to_stream(table), "refused": json.dumps(refused)}
+@functools.cache
+def _tokenizer(encoder: str) -> Any:
+    with local_folder(encoder) as path:
+        return load_tokenizer(EncoderFolder.read(path))
 
 
 class EncodeShard:
