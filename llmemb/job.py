@@ -46,7 +46,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, InputError):
+        # Ray's own exception is an InputError too, but its message is a remote traceback; its cause is the error.
+        if isinstance(current, InputError) and not hasattr(current, "cause"):
             return current
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         queue += list(getattr(current, "worker_failures", {}).values())
