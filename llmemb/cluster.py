@@ -45,3 +45,12 @@ def cpu_threads(num_workers: int) -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // num_workers)
+
+
+def training_workers(num_workers: int, *, threads: int) -> Any:
+    """Ray Train's scaling config: a GPU for each worker where the cluster has GPUs, else ``threads`` CPUs."""
+    import ray.train
+
+    on_gpu = has_gpus()
+    resources = None if on_gpu else {"CPU": threads}
+    return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources)

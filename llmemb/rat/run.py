@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.cluster import connect, cpu_threads, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
@@ -163,7 +163,6 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
     connect()
     # What a killed run left; Ray Train would take it for a run to go on with.
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
-    on_gpu = has_gpus()
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     label = _label(config)
     with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
@@ -175,11 +174,7 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
                 "threads": threads,
                 "board": board,
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=on_gpu,
-                resources_per_worker=None if on_gpu else {"CPU": threads},
-            ),
+            scaling_config=training_workers(config.num_workers, threads=threads),
             run_config=ray.train.RunConfig(name=CHECKPOINTS_FOLDER, storage_path=config.output),
         ).fit()
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))

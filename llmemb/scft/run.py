@@ -7,7 +7,7 @@ from rich import print as show
 
 from llmemb import progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.cluster import connect, cpu_threads, has_gpus, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, local_folder
 from llmemb.errors import InputError
@@ -76,22 +76,17 @@ def _train(config: ScftConfig) -> Any:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    on_gpu = has_gpus()
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     with progress.remote_bar("scft", total=config.max_steps, unit="steps") as board:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
-                "precision": config.engine.precision or ("bf16" if on_gpu else "fp32"),
+                "precision": config.engine.precision or ("bf16" if has_gpus() else "fp32"),
                 "threads": threads,
                 "board": board,
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=on_gpu,
-                resources_per_worker=None if on_gpu else {"CPU": threads},
-            ),
+            scaling_config=training_workers(config.num_workers, threads=threads),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS_FOLDER,
                 storage_path=config.output,
