@@ -104,7 +104,7 @@ def make_model(config: RatConfig, num_items: int, embeddings: Tensor | None) -> 
     scaled = scale(embeddings, config.adapter.scaling)
     table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
     if config.adapter.add_ids:
-        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0)])
+        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, gain=config.adapter.id_gain)])
     return TrainableRecommender(table, encoder)
 
 

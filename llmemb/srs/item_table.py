@@ -13,14 +13,20 @@ ID_INIT_STD = 0.02
 
 
 class IdTable(nn.Module):
-    """A trainable vector per item."""
+    """A trainable vector per item.
 
-    def __init__(self, num_items: int, hidden_dim: int, *, init_std: float = ID_INIT_STD) -> None:
+    Args:
+        gain: Multiplies the weights, and with them the speed of learning: Adam's steps are as long as the learning rate
+            whatever the gradient.
+    """
+
+    def __init__(self, num_items: int, hidden_dim: int, *, init_std: float = ID_INIT_STD, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
+        self._gain = gain
 
     def forward(self) -> Float[Tensor, "item dim"]:
-        return self.weight
+        return self.weight * self._gain
 
 
 class AdaptedTable(nn.Module):
