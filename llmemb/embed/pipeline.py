@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rich import print as show
-
 from llmemb import __version__, progress, storage
 from llmemb.cluster import connect, cpu_threads, has_gpus, quiet_ray_data
 from llmemb.data.dataset import Dataset
@@ -49,7 +47,7 @@ def run_embed(config: EmbedConfig) -> None:
     uri = storage.join(config.output, storage.fingerprint(identity))
     if storage.exists(storage.join(uri, MANIFEST_FILE)):
         publish(config.output, storage.read_json(storage.join(uri, MANIFEST_FILE)))
-        show(f"embeddings: {uri} is published already; LATEST names it")
+        print(f"embeddings: {uri} is published already; LATEST names it")
         return
     storage.check_writable(uri)
     storage.write_bytes(storage.join(uri, "config.yaml"), config.to_yaml().encode())
@@ -145,7 +143,7 @@ def _totals(records: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
 def _summarise(snapshot: Snapshot) -> None:
     manifest = snapshot.manifest
     counts = manifest["counts"]
-    show(
+    print(
         f"embeddings: {snapshot.uri}: {counts['total']:,} items x {manifest['dimension']} {manifest['dtype']}, "
         f"{counts['refused']:,} refused, {manifest['tokens']:,} tokens, "
         f"cosine to unbatched float32 ≥ {manifest['parity']['min_cosine']:.5f}"

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich import print as show
-
 from llmemb import progress, storage
 from llmemb.artifact import claim
 from llmemb.cluster import connect, cpu_threads, has_gpus, training_workers
@@ -32,13 +30,13 @@ def run_scft(config: ScftConfig) -> None:
     prompts = _prompts(dataset, config)
     inputs = {"catalogue": dataset.catalogue_fingerprint, "base_model": base_fingerprint}
     if not claim(config, config.output, job="scft", inputs=inputs, finished_by=ENCODER_FILE):
-        show(f"encoder: {config.output} is complete already")
+        print(f"encoder: {config.output} is complete already")
         return
     connect()
     _export(config, _train(config), prompts)
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
     metrics = storage.read_json(storage.join(config.output, ENCODER_FILE))["metrics"]
-    show(
+    print(
         f"encoder: {config.output}: loss {metrics['loss_first_tenth']:.4f} → {metrics['loss_last_tenth']:.4f} over "
         f"{metrics['steps']} steps, {metrics['pairs_per_second']:.1f} pairs/s, {metrics['padding_share']:.1%} padding"
     )
