@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb import __version__, progress, storage
@@ -94,9 +95,15 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
     return torch.from_numpy(table), len(missing)
 
 
-def make_model(config: RatConfig, num_items: int, embeddings: Tensor | None) -> TrainableRecommender:
-    """The untrained recommender, the same for the same seed; ``embeddings`` as :func:`load_embeddings` gives them."""
+def make_model(config: RatConfig, popularity: NDArray[np.int64], embeddings: Tensor | None) -> TrainableRecommender:
+    """The untrained recommender, the same for the same seed.
+
+    Args:
+        popularity: ``[num_items + 1]``, training interactions per item index.
+        embeddings: As :func:`load_embeddings` gives them.
+    """
     torch.manual_seed(config.seed)
+    num_items = len(popularity) - 1
     encoder = make_encoder(config.model)
     hidden_dim = config.model.hidden_dim
     if embeddings is None:
@@ -104,7 +111,9 @@ def make_model(config: RatConfig, num_items: int, embeddings: Tensor | None) -> 
     scaled = scale(embeddings, config.adapter.scaling)
     table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
     if config.adapter.add_ids:
-        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, gain=config.adapter.id_gain)])
+        # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
+        gain = config.adapter.id_gain * torch.from_numpy(popularity[1:] > 0).float()
+        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, gain=gain)])
     return TrainableRecommender(table, encoder)
 
 
@@ -121,7 +130,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(arguments["threads"])
     dataset = Dataset.open(config.dataset)
     embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
-    model = make_model(config, dataset.num_items, embeddings).to(device)
+    model = make_model(config, dataset.popularity, embeddings).to(device)
     history = train(
         model,
         dataset.train,

@@ -16,17 +16,26 @@ class IdTable(nn.Module):
     """A trainable vector per item.
 
     Args:
-        gain: Multiplies the weights, and with them the speed of learning: Adam's steps are as long as the learning rate
-            whatever the gradient.
+        gain: Multiplies the weights, one factor for each item, and with them the speed of learning: Adam's steps are as
+            long as the learning rate whatever the gradient. Zero keeps an item's vector at zero.
     """
 
-    def __init__(self, num_items: int, hidden_dim: int, *, init_std: float = ID_INIT_STD, gain: float = 1.0) -> None:
+    gain: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        hidden_dim: int,
+        *,
+        init_std: float = ID_INIT_STD,
+        gain: Float[Tensor, " item"] | None = None,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
-        self._gain = gain
+        self.register_buffer("gain", torch.ones(num_items) if gain is None else gain, persistent=False)
 
     def forward(self) -> Float[Tensor, "item dim"]:
-        return self.weight * self._gain
+        return self.weight * self.gain[:, None]
 
 
 class AdaptedTable(nn.Module):

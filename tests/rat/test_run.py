@@ -79,7 +79,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
-    model = make_model(trained, NUM_ITEMS, load_embeddings(trained, dataset)[0])
+    model = make_model(trained, dataset.popularity, load_embeddings(trained, dataset)[0])
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     through_adapter = model.eval().item_embeddings()
