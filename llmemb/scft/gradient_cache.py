@@ -6,7 +6,6 @@ then embed each chunk again with its graph and push its cached gradient through.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmemb.encoder.batching import padding_share, split_batches, token_budget_batches
+from llmemb.encoder.batching import split_batches, token_budget_batches
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,14 +26,6 @@ class Backward(Protocol):
     def __call__(self, loss: Tensor, *, is_last: bool) -> None: ...
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """The global batch's loss, the same on every worker, and this worker's share of padding."""
-
-    loss: float
-    padding_share: float
-
-
 def contrastive_step(
     token_ids: list[list[int]],
     *,
@@ -42,7 +33,7 @@ def contrastive_step(
     loss: PairLoss,
     backward: Backward,
     tokens_per_chunk: int,
-) -> StepResult:
+) -> float:
     """Leaves in the parameters the gradient of the loss over the global batch.
 
     Args:
@@ -50,9 +41,11 @@ def contrastive_step(
         embed: From rows of ``token_ids`` to their embeddings ``[rows, dim]``, with a graph where one is enabled.
         loss: From the global batch's two matrices ``[batch, dim]`` to a scalar.
         backward: Accumulates gradients; workers' gradients are averaged, as data-parallel engines do.
+
+    Returns:
+        The global batch's loss, the same on every worker.
     """
-    lengths = [len(ids) for ids in token_ids]
-    chunks = _same_number_everywhere(token_budget_batches(lengths, tokens_per_chunk))
+    chunks = _same_number_everywhere(token_budget_batches([len(ids) for ids in token_ids], tokens_per_chunk))
     with torch.no_grad():
         cached = [embed(rows) for rows in chunks[:-1]]
     # The last chunk's graph is kept: one chunk, the usual case of a small batch, is embedded once.
@@ -66,7 +59,7 @@ def contrastive_step(
     backward((last * gradient[chunks[-1]]).sum(), is_last=len(chunks) == 1)
     for index, rows in enumerate(chunks[:-1]):
         backward((embed(rows) * gradient[rows]).sum(), is_last=index == len(chunks) - 2)
-    return StepResult(value, padding_share(lengths, chunks))
+    return value
 
 
 def _loss_gradient(mine: Float[Tensor, "2 local dim"], loss: PairLoss) -> tuple[float, Float[Tensor, "2 local dim"]]:

@@ -16,20 +16,28 @@ from torch import Tensor, nn
 
 from llmemb import contrastive, progress, storage
 from llmemb.data.dataset import Dataset
-from llmemb.encoder.batching import token_budget_batches
+from llmemb.encoder.batching import padding_share, token_budget_batches
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.encoder.torch_engine import Precision, load_model, load_tokenizer, pad, tokenize
 from llmemb.prompts import PromptTemplate
 from llmemb.scft.batches import GlobalBatch, global_batch, worker_slice
 from llmemb.scft.config import LossConfig, OptimizerConfig, ScftConfig
-from llmemb.scft.gradient_cache import PairLoss, StepResult, contrastive_step
+from llmemb.scft.gradient_cache import PairLoss, contrastive_step
 from llmemb.scft.views import pair
 
 HISTORY_FILE = "history.json"
 TOKENS_PER_PASS = 1024
 # Dropout would make the loss depend on how a batch is cut into chunks; the views are the augmentation.
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The global batch's loss, the same on every worker, and the share of padding in this worker's passes."""
+
+    loss: float
+    padding_share: float
 
 
 @dataclass(frozen=True)
@@ -209,8 +217,11 @@ def train_step(
     # workers must make the same number: one.
     tokens_per_pass = TOKENS_PER_PASS if engine.zero_optimization_stage() < 3 else config.engine.tokens_per_chunk
 
+    padding: list[float] = []
+
     def embed(rows: NDArray[np.int64]) -> Tensor:
         passes = token_budget_batches(lengths[rows], tokens_per_pass)
+        padding.append(padding_share(lengths[rows], passes))
         vectors = [engine(*pad([token_ids[row] for row in rows[each]], engine.device)) for each in passes]
         return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(passes)))]
 
@@ -221,11 +232,11 @@ def train_step(
 
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    result = contrastive_step(
+    value = contrastive_step(
         token_ids, embed=embed, loss=batch_loss, backward=backward, tokens_per_chunk=config.engine.tokens_per_chunk
     )
     engine.step()
-    return result
+    return StepResult(value, float(np.mean(padding)))
 
 
 def _report(engine: Any, history: list[dict[str, float]], rank: int) -> None:

@@ -39,10 +39,10 @@ def test_loss_and_gradient_are_the_whole_batchs_whatever_the_chunks(tokens_per_c
         last_flags.append(is_last)
         value.backward()
 
-    result = contrastive_step(
+    value = contrastive_step(
         token_ids, embed=embed_with(chunked, token_ids), loss=loss, backward=backward, tokens_per_chunk=tokens_per_chunk
     )
-    assert result.loss == pytest.approx(float(expected), rel=1e-12)
+    assert value == pytest.approx(float(expected), rel=1e-12)
     torch.testing.assert_close(chunked.weight.grad, whole.weight.grad, rtol=1e-10, atol=1e-12)
     assert last_flags == [False] * (len(last_flags) - 1) + [True]
     assert (len(last_flags) == 1) == (tokens_per_chunk == 10_000)
