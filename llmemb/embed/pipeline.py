@@ -10,7 +10,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.parity import check_parity
 from llmemb.embed.shards import RECORDS_FOLDER, EncodeShard, ShardPlan, record_uri, tokenize_items, write_refused
-from llmemb.embed.snapshot import Snapshot, latest_id, publish
+from llmemb.embed.snapshot import Snapshot, latest_id, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
@@ -46,7 +46,7 @@ def run_embed(config: EmbedConfig) -> None:
     }
     uri = storage.join(config.output, storage.fingerprint(identity))
     if storage.exists(storage.join(uri, MANIFEST_FILE)):
-        publish(config.output, storage.read_json(storage.join(uri, MANIFEST_FILE)))
+        point_latest(config.output, storage.name(uri))
         print(f"embeddings: {uri} is published already; LATEST names it")
         return
     storage.check_writable(uri)

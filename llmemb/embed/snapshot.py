@@ -80,7 +80,11 @@ def latest_id(root: str) -> str | None:
 
 def publish(root: str, manifest: dict[str, Any]) -> Snapshot:
     """Makes a snapshot exist: writes its manifest, then points LATEST at it."""
-    snapshot_id = manifest["snapshot_id"]
-    storage.write_json(storage.join(root, snapshot_id, MANIFEST_FILE), manifest)
+    snapshot = Snapshot(storage.join(root, manifest["snapshot_id"]), manifest)
+    storage.write_json(storage.join(snapshot.uri, MANIFEST_FILE), manifest)
+    point_latest(root, snapshot.snapshot_id)
+    return snapshot
+
+
+def point_latest(root: str, snapshot_id: str) -> None:
     storage.write_bytes(storage.join(root, LATEST_FILE), f"{snapshot_id}\n".encode())
-    return Snapshot(storage.join(root, snapshot_id), manifest)
