@@ -39,8 +39,6 @@ class AdapterConfig(Config):
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
-    id_gain: float = Field(default=4.0, gt=0)
-    """How much faster than the adapter these vectors learn; they have further to go, from zero."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
     """The share of the dataset's items that the snapshot may lack; these get the others' mean, and are counted."""
 

@@ -112,8 +112,8 @@ def make_model(config: RatConfig, popularity: NDArray[np.int64], embeddings: Ten
     table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
     if config.adapter.add_ids:
         # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
-        gain = config.adapter.id_gain * torch.from_numpy(popularity[1:] > 0).float()
-        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, gain=gain)])
+        known = torch.from_numpy(popularity[1:] > 0)
+        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, known=known)])
     return TrainableRecommender(table, encoder)
 
 

@@ -6,7 +6,7 @@ Padding, index 0, has no row: it can be neither learned nor recommended.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 ID_INIT_STD = 0.02
@@ -16,11 +16,10 @@ class IdTable(nn.Module):
     """A trainable vector per item.
 
     Args:
-        gain: Multiplies the weights, one factor for each item, and with them the speed of learning: Adam's steps are as
-            long as the learning rate whatever the gradient. Zero keeps an item's vector at zero.
+        known: Items that have a vector; those of others stay zero. All by default.
     """
 
-    gain: Tensor
+    known: Tensor
 
     def __init__(
         self,
@@ -28,14 +27,14 @@ class IdTable(nn.Module):
         hidden_dim: int,
         *,
         init_std: float = ID_INIT_STD,
-        gain: Float[Tensor, " item"] | None = None,
+        known: Bool[Tensor, " item"] | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
-        self.register_buffer("gain", torch.ones(num_items) if gain is None else gain, persistent=False)
+        self.register_buffer("known", torch.ones(num_items) if known is None else known.float(), persistent=False)
 
     def forward(self) -> Float[Tensor, "item dim"]:
-        return self.weight * self.gain[:, None]
+        return self.weight * self.known[:, None]
 
 
 class AdaptedTable(nn.Module):

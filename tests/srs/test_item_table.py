@@ -8,10 +8,10 @@ def test_a_summed_table_adds_its_parts_and_trains_both_but_not_the_frozen_vector
     frozen = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     adapter = nn.Linear(3, 2, bias=False)
     adapter.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    ids = IdTable(2, 2, init_std=0.0, gain=torch.tensor([10.0, 0.0]))
+    ids = IdTable(2, 2, init_std=0.0, known=torch.tensor([True, False]))
     ids.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     table = SummedTable([AdaptedTable(frozen, adapter), ids])
-    assert table().tolist() == [[1 + 10 * 1, 3 + 10 * 2], [4, 6]]
+    assert table().tolist() == [[1 + 1, 3 + 2], [4, 6]]
     assert {name for name, _ in table.named_parameters()} == {"parts.0.adapter.weight", "parts.1.weight"}
     assert not any("frozen" in name for name in table.state_dict())
 
