@@ -35,6 +35,7 @@ def run_embed(config: EmbedConfig) -> None:
         encoder_fingerprint = folder.fingerprint()
     template = _template(config, folder)
     template.check_columns(dataset.item_columns, config.dataset)
+    storage.check_writable(config.output)
     connect()
     identity: dict[str, Any] = {
         "catalogue": dataset.catalogue_fingerprint,
@@ -49,7 +50,6 @@ def run_embed(config: EmbedConfig) -> None:
         point_latest(config.output, storage.name(uri))
         print(f"embeddings: {uri} is published already; LATEST names it")
         return
-    storage.check_writable(uri)
     storage.write_bytes(storage.join(uri, "config.yaml"), config.to_yaml().encode())
 
     plan = _plan(config, uri, template, identity)

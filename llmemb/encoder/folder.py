@@ -2,7 +2,7 @@
 
 Read here: transformer weights and tokenizer at the top, ``modules.json``, a pooling config, an optional Normalize. The
 layout changed names over the years (``pooling_mode_mean_tokens: true`` became ``pooling_mode: mean``); both are read,
-and the older is written, which every version of sentence-transformers, vLLM and text-embeddings-inference knows.
+and the older is written, for readers that do not know the newer yet.
 """
 
 import contextlib

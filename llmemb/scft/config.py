@@ -50,8 +50,6 @@ class EngineConfig(Config):
     """bf16 on GPUs and fp32 on CPUs by default."""
     tokens_per_chunk: int = Field(default=8192, ge=1)
     """Padded tokens in one forward and backward pass; a batch of any size goes through in such chunks."""
-    max_seq_len: int | None = Field(default=None, ge=1)
-    """Longer prompts are cut; the model's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
     max_failures: int = Field(default=2, ge=0)
@@ -76,6 +74,8 @@ class ScftConfig(JobConfig):
     """Items in the global batch, over all workers: each is a pair of views and all others its negatives."""
     pooling: PoolingMode | None = None
     """How token states become a vector; as the base model's folder says by default, else the mean."""
+    max_seq_len: int | None = Field(default=None, ge=1)
+    """Longer prompts are cut; the model's own limit by default."""
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -63,7 +63,7 @@ def _merge(
         embedding_dim=vectors.shape[1],
         pooling=pooling,
         normalize=folder.normalize,
-        max_seq_len=min(config.engine.max_seq_len or folder.max_seq_len, folder.max_seq_len),
+        max_seq_len=min(config.max_seq_len or folder.max_seq_len, folder.max_seq_len),
     )
     return vectors.numpy()
 

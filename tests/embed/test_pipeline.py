@@ -148,3 +148,13 @@ def test_manifest_names_every_file_with_rows_bytes_and_checksum(snapshot):
         assert entry["bytes"] == len(on_disk[entry["file"]])
         assert entry["sha256"] == storage.checksum(on_disk[entry["file"]])
     assert sum(entry["rows"] for entry in manifest["files"]) == manifest["counts"]["total"]
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_the_cluster_is_asked_for(config, tmp_path, monkeypatch):
+    def no_cluster() -> None:
+        raise AssertionError("the cluster was asked for")
+
+    monkeypatch.setattr("llmemb.embed.pipeline.connect", no_cluster)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run_embed(config.model_copy(update={"output": str(tmp_path / "file" / "embeddings")}))

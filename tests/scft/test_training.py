@@ -136,6 +136,8 @@ def test_the_job_writes_an_encoder_that_sentence_transformers_opens(config, tmp_
     assert "complete already" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match=r"config\.seed: 0 there, 1 here"):
         run_scft(job.model_copy(update={"seed": 1}))
+    with pytest.raises(InputError, match=r"config\.max_seq_len: None there, 8 here"):
+        run_scft(job.model_copy(update={"max_seq_len": 8}))
 
 
 def test_a_batch_larger_than_the_catalogue_is_refused_before_work(config, tmp_path):
