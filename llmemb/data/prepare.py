@@ -3,19 +3,17 @@
 Queries run in this process on Polars: the interactions have to fit its memory.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from rich.console import Console
 from rich.table import Table
 
 from llmemb import artifact, storage
+from llmemb.buckets import buckets, num_buckets
 from llmemb.config import Config, JobConfig
 from llmemb.data.dataset import DATASET_FILE, ITEM_ID, ITEM_IDS, TIMESTAMPS, USER_ID
 from llmemb.data.source import Source, read_source
@@ -220,26 +218,15 @@ def _write_items(items: pl.DataFrame, config: PrepareConfig) -> list[dict[str, A
     An item keeps its file, whatever else comes or goes, as long as the number of files is the same; that number is a
     power of two, so that it seldom changes. Hence a changed catalogue differs only in the files of the changed items.
     """
-    num_files = _num_item_files(items.height, config.storage)
-    bucket = pl.Series(_stable_hashes(items[ITEM_ID].to_list()) % np.uint64(num_files))
+    files = config.storage
+    num_files = num_buckets(items.height, items_per_bucket=files.items_per_file, at_least=files.min_item_files)
+    bucket = pl.Series(buckets(items[ITEM_ID].to_list(), num_files))
     folder = storage.join(config.output, "items")
     entries = []
     for index in range(num_files):
         part = items.filter(bucket == index).sort(ITEM_ID)
         entries.append(storage.write_table(storage.join(folder, f"part-{index:05d}.parquet"), _to_arrow(part)))
     return entries
-
-
-def _num_item_files(num_items: int, files: Files) -> int:
-    """The smallest power of two that is enough."""
-    wanted = max(files.min_item_files, -(-num_items // files.items_per_file))
-    return 1 << (wanted - 1).bit_length()
-
-
-def _stable_hashes(ids: list[str]) -> NDArray[np.uint64]:
-    """uint64 ``[ids]``: the same on every machine and in every run, unlike Python's own."""
-    digests = b"".join(hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in ids)
-    return np.frombuffer(digests, dtype="<u8")
 
 
 def _write_sequences(interactions: pl.DataFrame, config: PrepareConfig) -> list[dict[str, Any]]:

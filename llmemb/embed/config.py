@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from llmemb.config import Config, JobConfig
-from llmemb.encoder.torch_engine import Precision
+from llmemb.encoder.engine import Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 

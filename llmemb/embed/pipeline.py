@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from llmemb import __version__, progress, storage
@@ -44,6 +45,7 @@ def run_embed(config: EmbedConfig) -> None:
         "max_seq_len": min(config.engine.max_seq_len or folder.max_seq_len, folder.max_seq_len),
         "precision": config.engine.precision or ("bf16" if has_gpus() else "fp32"),
         "dtype": config.dtype,
+        "normalize": folder.normalize,
     }
     uri = storage.join(config.output, storage.fingerprint(identity))
     if storage.exists(storage.join(uri, MANIFEST_FILE)):
@@ -56,8 +58,9 @@ def run_embed(config: EmbedConfig) -> None:
     records = _encode(dataset, plan, config.num_workers)
     manifest = identity | _totals(records, dataset)
     manifest |= {"snapshot_id": storage.name(uri), "parent": latest_id(config.output), "llmemb": __version__}
+    manifest |= {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "encoder_uri": config.encoder}
     manifest["parity"] = check_parity(Snapshot(uri, manifest), dataset, plan, config.parity)
-    write_refused(uri, records)
+    manifest["refused_file"] = write_refused(uri, records)
     snapshot = publish(config.output, manifest)
     storage.remove(storage.join(uri, RECORDS_FOLDER))
     _summarise(snapshot)
@@ -134,8 +137,8 @@ def _totals(records: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
         "format": 1,
         "dataset": dataset.fingerprint,
         "dimension": records[0]["dimension"],
-        "counts": {"total": total, "refused": refused},
-        "tokens": sum(record["tokens"] for record in records),
+        "counts": {"total": total, "new": total, "changed": 0, "kept": 0, "deleted": 0, "refused": refused},
+        "encoded": {"items": total, "tokens": sum(record["tokens"] for record in records)},
         "files": [record["entry"] for record in records],
     }
 
@@ -145,6 +148,6 @@ def _summarise(snapshot: Snapshot) -> None:
     counts = manifest["counts"]
     print(
         f"embeddings: {snapshot.uri}: {counts['total']:,} items x {manifest['dimension']} {manifest['dtype']}, "
-        f"{counts['refused']:,} refused, {manifest['tokens']:,} tokens, "
+        f"{counts['refused']:,} refused, {manifest['encoded']['tokens']:,} tokens, "
         f"cosine to unbatched float32 ≥ {manifest['parity']['min_cosine']:.5f}"
     )

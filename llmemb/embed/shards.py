@@ -13,8 +13,9 @@ import torch
 
 from llmemb import storage, vectors
 from llmemb.encoder.batching import padding_share, token_budget_batches
+from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.encoder.torch_engine import Precision, TorchEngine, load_tokenizer, tokenize
+from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
 from llmemb.prompts import PromptTemplate, prompt_hash
 from llmemb.vectors import ITEM_ID, VectorDtype
 
@@ -112,12 +113,13 @@ def record_uri(snapshot: str, shard: str) -> str:
     return storage.join(snapshot, RECORDS_FOLDER, shard.removesuffix(".parquet") + ".json")
 
 
-def write_refused(snapshot: str, records: list[dict[str, Any]]) -> None:
-    """Writes ``refused.parquet``, the items that have no vector and why; nothing where there are none."""
+def write_refused(snapshot: str, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Writes ``refused.parquet``, the items that have no vector and why; returns its manifest entry, None if none."""
     refused = [item_id for record in records for item_id in record["refused"]]
-    if refused:
-        table = pa.table({ITEM_ID: pa.array(refused, pa.string()), "reason": [NO_ATTRIBUTE] * len(refused)})
-        storage.write_table(storage.join(snapshot, REFUSED_FILE), table)
+    if not refused:
+        return None
+    table = pa.table({ITEM_ID: pa.array(refused, pa.string()), "reason": [NO_ATTRIBUTE] * len(refused)})
+    return storage.write_table(storage.join(snapshot, REFUSED_FILE), table)
 
 
 def _check_finite(embedded: np.ndarray, item_ids: list[str]) -> None:

@@ -1,4 +1,18 @@
-"""The embeddings artifact: ``<root>/<snapshot id>/part-*.parquet`` and, last, ``manifest.json``; ``<root>/LATEST``."""
+"""The embeddings artifact: ``<root>/<snapshot id>/part-*.parquet`` and, last, ``manifest.json``; ``<root>/LATEST``.
+
+The manifest's keys:
+
+- ``format``; ``snapshot_id``; ``parent``, what LATEST named when the run began, or null; ``created_at``, ISO 8601, UTC;
+- ``files``: ``file, rows, bytes, sha256`` of every part; file ``i`` of ``n`` holds bucket ``i`` of ``n``
+  (:mod:`llmemb.buckets`); ``refused_file``: the same for ``refused.parquet``, null where nothing was refused;
+- ``counts``: ``total`` = ``new + changed + kept`` vectors, against the parent; ``deleted``, vectors of the parent that
+  are no more; ``refused``. With another encoder than the parent's all are new;
+- what the vectors are: ``dimension, dtype, normalize, encoder`` (fingerprint), ``encoder_uri, prompt_template,
+  max_seq_len, precision``; ``catalogue`` and ``dataset`` (fingerprints);
+- ``encoded``: ``items, tokens`` of this run; ``parity``: ``sample_items, min_cosine``; ``llmemb``: the version.
+
+A shard is ``item_id: string``, ``embedding: fixed_size_list<dtype>[dimension]``, ``prompt_hash: string``.
+"""
 
 from typing import Any, Self
 

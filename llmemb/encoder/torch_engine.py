@@ -1,7 +1,7 @@
 """The built-in engine: token ids in, vectors out, with transformers and torch."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from llmemb.encoder.batching import token_budget_batches
+from llmemb.encoder.engine import Precision, TokenIds
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
-Precision = Literal["bf16", "fp32"]
-TokenIds = Sequence[int] | NDArray[np.integer]
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 

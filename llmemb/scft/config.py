@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig
+from llmemb.encoder.engine import Precision
 from llmemb.encoder.pooling import PoolingMode
-from llmemb.encoder.torch_engine import Precision
 from llmemb.prompts import PromptTemplate
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from llmemb import contrastive, progress, storage
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.batching import padding_share, token_budget_batches
+from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.encoder.pooling import PoolingMode, pool
-from llmemb.encoder.torch_engine import Precision, load_model, load_tokenizer, pad, tokenize
+from llmemb.encoder.torch_engine import load_model, load_tokenizer, pad, tokenize
 from llmemb.prompts import PromptTemplate
 from llmemb.scft.batches import GlobalBatch, global_batch, worker_slice
 from llmemb.scft.config import LossConfig, OptimizerConfig, ScftConfig

@@ -43,7 +43,9 @@ def test_every_item_is_embedded_once_or_refused_with_the_reason(snapshot, config
     refused = pl.read_parquet(Path(snapshot.uri) / "refused.parquet")
     assert sorted(item_ids + refused["item_id"].to_list()) == sorted(Dataset.open(config.dataset).item_ids)
     assert refused.sort("item_id").rows() == [("i0", "no usable attribute"), ("i1", "no usable attribute")]
-    assert snapshot.manifest["counts"] == {"total": 38, "refused": 2}
+    assert snapshot.manifest["counts"] == {
+        **{"total": 38, "new": 38, "changed": 0, "kept": 0, "deleted": 0, "refused": 2}
+    }
     assert not (Path(snapshot.uri) / "_shards").exists()
 
 
