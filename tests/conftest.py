@@ -34,6 +34,8 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
+pytest_plugins = ["tests.object_stores"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 256 * 2**20
 
