@@ -1,23 +1,12 @@
-"""``llmemb``: a command for looking at and looking after artifacts, and for making a sample."""
+"""``llmemb sample``."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from llmemb import storage
-from llmemb.errors import InputError
-from llmemb.job import BAD_INPUT
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback()
-def llmemb() -> None:
-    """Look at and look after LLMEmb's artifacts; make a sample to try it on."""
-
-
-@app.command()
 def sample(
     output: Annotated[str, typer.Argument(help="Folder or URI for items.parquet and interactions.parquet.")],
     num_items: Annotated[int, typer.Option(min=5, help="Items in the catalogue.")] = 2000,
@@ -27,9 +16,5 @@ def sample(
     """Generate a small marketplace: a catalogue with real words and users whose tastes drift."""
     from llmemb.data.sample import write_sample
 
-    try:
-        rows = write_sample(storage.absolute(output), num_items=num_items, num_users=num_users, seed=seed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from error
+    rows = write_sample(storage.absolute(output), num_items=num_items, num_users=num_users, seed=seed)
     print(f"sample: {storage.absolute(output)}: {rows['items']:,} items, {rows['interactions']:,} interactions")

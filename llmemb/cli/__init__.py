@@ -1,0 +1,30 @@
+"""``llmemb``: a command for looking at and looking after artifacts, and for making a sample."""
+
+import sys
+
+import typer
+from typer.core import TyperGroup
+
+from llmemb.cli.sample import sample
+from llmemb.errors import InputError
+from llmemb.job import BAD_INPUT
+
+
+class _OneLineErrors(TyperGroup):
+    """What a user can mend is one line on standard error, as in the jobs."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (InputError, ImportError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(BAD_INPUT) from error
+
+
+app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(sample)
+
+
+@app.callback()
+def llmemb() -> None:
+    """Look at and look after LLMEmb's artifacts; make a sample to try it on."""
