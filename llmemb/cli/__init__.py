@@ -1,6 +1,7 @@
 """``llmemb``: a command for looking at and looking after artifacts, and for making a sample."""
 
 import sys
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,7 +14,7 @@ from llmemb.job import BAD_INPUT
 class _OneLineErrors(TyperGroup):
     """What a user can mend is one line on standard error, as in the jobs."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
         except (InputError, ImportError) as error:
