@@ -372,8 +372,9 @@ def _names(uri: str, kind: str) -> list[str]:
 
 
 def _modified(info: dict[str, Any]) -> datetime:
-    moment = info.get("LastModified") or info.get("mtime") or info.get("created") or info.get("updated")
-    return moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment or 0, UTC)
+    """As the file system calls it: s3fs, local and sshfs, gcsfs, memory."""
+    moment = next(info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key) is not None)
+    return datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
 
 
 @contextlib.contextmanager
@@ -431,7 +432,8 @@ def _version(filesystem: Any, path: str) -> tuple[bytes | None, dict[str, str]]:
 def _put_if(filesystem: Any, path: str, content: bytes, condition: dict[str, str]) -> bool:
     """One conditional put to an S3 store; False where it was refused."""
     try:
-        filesystem.pipe_file(path, content, **condition)
+        # In one piece: the parts of a multipart upload carry no condition.
+        filesystem.pipe_file(path, content, chunksize=len(content) + 1, **condition)
     except FileExistsError:
         return False
     except OSError as error:

@@ -216,6 +216,14 @@ def test_large_objects_go_in_parts(root: str) -> None:
     assert storage.read_bytes(storage.join(root, "large")) == content
 
 
+@pytest.mark.parametrize("root", ["s3://conditional"], indirect=True)
+def test_a_large_object_is_swapped_on_the_same_condition(root: str) -> None:
+    uri = storage.join(root, "large")
+    storage.write_bytes(uri, b"another's")
+    assert storage.swap(uri, b"x" * (101 << 20), None) is False
+    assert storage.read_bytes(uri) == b"another's"
+
+
 def test_below_a_regular_file_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):

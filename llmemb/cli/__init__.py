@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from llmemb.cli import snapshots
 from llmemb.cli.sample import sample
 from llmemb.errors import InputError
 from llmemb.job import BAD_INPUT
@@ -24,6 +25,7 @@ class _OneLineErrors(TyperGroup):
 
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(sample)
+app.add_typer(snapshots.app, name="snapshots")
 
 
 @app.callback()

@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmemb import storage
+from llmemb.cli import app
+from tests.snapshots import write_snapshot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    prompts = {f"i{number}": f"thing {number}" for number in range(30)}
+    for night in range(4):
+        write_snapshot(str(tmp_path), prompts | {"i0": f"night {night}"}, night=night)
+    return str(tmp_path)
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["snapshots", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_ls_marks_latest_and_as_json_is_a_value(root):
+    lines = run("ls", root).stdout.splitlines()
+    assert len(lines) == 5
+    assert "LATEST" in lines[1]
+    listed = json.loads(run("ls", root, "--json").stdout)
+    assert [entry["counts"]["total"] for entry in listed["snapshots"]] == [30] * 4
+    assert listed["latest"] == f"{3:016x}"
+
+
+def test_show_opens_a_root_or_a_snapshot(root):
+    assert f"{3:016x}" in run("show", root).stdout
+    assert json.loads(run("show", f"{root}/{1:016x}", "--json").stdout)["snapshot_id"] == f"{1:016x}"
+
+
+def test_verify_exits_with_one_where_something_is_wrong(root):
+    assert "as the manifest says" in run("verify", root).stdout
+    storage.write_bytes(f"{root}/{3:016x}/part-00001.parquet", b"x")
+    result = run("verify", root, code=1)
+    assert "part-00001.parquet: its checksum is not the manifest's" in result.stdout
+    assert list(json.loads(run("verify", root, "--json", code=1).stdout)["problems"]) == ["part-00001.parquet"]
+
+
+@pytest.mark.parametrize("old", [[], [f"{1:016x}"]])
+def test_diff_is_against_the_parent_or_a_named_one(root, old):
+    assert "i0" in run("diff", root, *old).stdout
+    found = json.loads(run("diff", root, *old, "--json").stdout)
+    assert found["counts"] == {"new": 0, "changed": 1, "kept": 29, "deleted": 0}
+    assert found["old"].endswith(old[0] if old else f"{2:016x}")
+
+
+def test_gc_deletes_only_when_told(root):
+    assert "would go" in run("gc", root, "--keep", "2").stdout
+    assert len(storage.list_folders(root)) == 4
+    assert "deleted" in run("gc", root, "--keep", "2", "--delete").stdout
+    assert len(storage.list_folders(root)) == 2
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "verify", "diff", "gc"])
+def test_bad_input_is_one_line(tmp_path, command):
+    result = run(command, str(tmp_path), code=2)
+    assert result.stderr.startswith("error: embeddings: ")
+    assert len(result.stderr.splitlines()) == 1
