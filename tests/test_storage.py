@@ -217,10 +217,18 @@ def test_large_objects_go_in_parts(root: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["s3://conditional"], indirect=True)
-def test_a_large_object_is_swapped_on_the_same_condition(root: str) -> None:
-    uri = storage.join(root, "large")
-    storage.write_bytes(uri, b"another's")
-    assert storage.swap(uri, b"x" * (101 << 20), None) is False
+@pytest.mark.parametrize("size", [1, 101 << 20])
+def test_a_writer_that_comes_in_between_is_not_overwritten(root: str, size: int, monkeypatch) -> None:
+    uri, version = storage.join(root, "object"), storage._version
+
+    def overtaken(*arguments: object) -> object:
+        seen = version(*arguments)
+        monkeypatch.setattr(storage, "_version", version)
+        storage.write_bytes(uri, b"another's")
+        return seen
+
+    monkeypatch.setattr(storage, "_version", overtaken)
+    assert storage.swap(uri, b"x" * size, None) is False
     assert storage.read_bytes(uri) == b"another's"
 
 
