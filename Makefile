@@ -19,7 +19,7 @@ env: .venv/.ready
 	@echo "setting up .venv (a few minutes at its first use)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) --no-deps $(TORCH)
-	@$(PIP) --constraint constraints.txt --editable '.[s3,demo,dev]'
+	@$(PIP) --constraint constraints.txt --editable '.[s3,faiss,lance,demo,dev]'
 	@touch $@
 
 # The whole pipeline on a generated sample; run again, it goes on where it stopped.

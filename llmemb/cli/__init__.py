@@ -6,7 +6,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from llmemb.cli import snapshots
+from llmemb.cli import export, snapshots
+from llmemb.cli.neighbours import neighbours
 from llmemb.cli.sample import sample
 from llmemb.errors import InputError
 from llmemb.job import BAD_INPUT
@@ -25,6 +26,8 @@ class _OneLineErrors(TyperGroup):
 
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(sample)
+app.command()(neighbours)
+app.add_typer(export.app, name="export")
 app.add_typer(snapshots.app, name="snapshots")
 
 
