@@ -22,23 +22,32 @@ class Bar:
         self._rich = rich_bar
         self._task = rich_bar.add_task(description, total=total, figures="") if rich_bar else None
         self._started = self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None  # start-up tells nothing of the pace
         self.done = 0
 
     def update(self, done: int, total: int | None = None, **figures: float | str) -> None:
         """Sets the amount done so far, and figures to show beside it (loss, rates)."""
         self._total = total if total is not None else self._total
         self.done = done
+        if self._first is None and done:
+            self._first = (time.monotonic(), done)
         shown = "  ".join(f"{key} {_show(value)}" for key, value in figures.items())
         if self._rich is not None and self._task is not None:
             self._rich.update(self._task, completed=done, total=self._total, figures=shown)
         elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS or done == self._total:
             self._last_line = time.monotonic()
             elapsed = self._last_line - self._started
-            left = f", {elapsed / done * (self._total - done):.0f} s left" if 0 < done < self._total else ""
+            left = self._seconds_left()
             print(
                 f"{self._description}: {done:,}/{self._total:,} {self._unit}, {elapsed:.0f} s{left}  {shown}".rstrip(),
                 flush=True,
             )
+
+    def _seconds_left(self) -> str:
+        if self._first is None or not self._first[1] < self.done < self._total:
+            return ""
+        pace = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
+        return f", {pace * (self._total - self.done):,.0f} s left"
 
 
 @contextlib.contextmanager
@@ -60,11 +69,20 @@ def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
 
 
 @contextlib.contextmanager
-def remote_bar(description: str, total: int, unit: str) -> Iterator[Any]:
-    """The same for work in Ray workers: yields an actor handle for :func:`tell`."""
-    import ray
+def remote_bar(description: str, total: int, unit: str, board_class: Any = None) -> Iterator[Any]:
+    """The same for work in Ray workers: yields the handle of an actor that they tell how far they are.
 
-    board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    Args:
+        board_class: The actor's class; its ``read()`` gives the amount done, a new total or None, and figures. By
+            default one for :func:`tell`.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Beside the driver: no other node's death may stop the bar.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(board_class or _Board)
+    board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     stop = threading.Event()
     with bar(description, total, unit) as shown:
 

@@ -241,13 +241,39 @@ def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> p
         raise InputError(f"{uri}: not Parquet: {error}") from error
 
 
+def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
+    """These columns of one Parquet file, by ranged reads, in batches of at most so many rows.
+
+    Raises:
+        InputError: it is not there or not Parquet.
+    """
+    filesystem, path = _filesystem(uri)
+    with _explained(uri):
+        try:
+            # No read-ahead: the next column is not wanted.
+            with filesystem.open(path, "rb", cache_type="none") as file:
+                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(num_rows, columns=columns)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{uri}: not Parquet: {error}") from error
+
+
 def write_table(uri: str, table: pa.Table, **options: Any) -> dict[str, Any]:
-    """Writes one Parquet file and returns its manifest entry: file, rows, bytes, sha256."""
+    """Writes one Parquet file and returns its manifest entry."""
+    content = table_bytes(table, **options)
+    write_bytes(uri, content)
+    return entry(uri, table.num_rows, content)
+
+
+def table_bytes(table: pa.Table, **options: Any) -> bytes:
+    """A Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", **options)
-    content = buffer.getvalue()
-    write_bytes(uri, content)
-    return {"file": name(uri), "rows": table.num_rows, "bytes": len(content), "sha256": checksum(content)}
+    return buffer.getvalue()
+
+
+def entry(uri: str, rows: int, content: bytes) -> dict[str, Any]:
+    """The manifest entry of a file: file, rows, bytes, sha256."""
+    return {"file": name(uri), "rows": rows, "bytes": len(content), "sha256": checksum(content)}
 
 
 def checksum(content: bytes) -> str:

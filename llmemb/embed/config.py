@@ -1,11 +1,11 @@
 """Settings of the embedding job."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig
-from llmemb.encoder.engine import Precision
+from llmemb.encoder.engine import EngineKind, Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 
@@ -13,11 +13,12 @@ from llmemb.vectors import VectorDtype
 class EngineConfig(Config):
     """How vectors are computed."""
 
+    kind: EngineKind = "torch"
     precision: Precision | None = None
     """bf16 on GPUs and fp32 on CPUs by default; CPUs with AVX-512 BF16 or AMX are 1.8 times faster with bf16, others
     emulate it and crawl."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Padded tokens in one forward pass; 2,048 on CPUs and 32,768 on GPUs by default."""
+    """Tokens in one forward pass, padding included; 2,048 on CPUs and 32,768 on GPUs by default."""
     max_seq_len: int | None = Field(default=None, ge=1)
     """Longer prompts are cut; the encoder's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)
@@ -34,7 +35,7 @@ class ParityConfig(Config):
 class EmbedConfig(JobConfig):
     """Embeds the catalogue of a dataset: every item's prompt through an encoder, into a Parquet snapshot."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "parity"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_workers", "parity", "price_per_hour"})
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
@@ -44,8 +45,28 @@ class EmbedConfig(JobConfig):
     """The root under which snapshots are published."""
     num_workers: int = Field(default=1, ge=1)
     """Encoders that work at the same time; one GPU each where the cluster has GPUs."""
+    max_workers: int | None = Field(default=None, ge=1)
+    """Up to so many more are started while there is work for them, so that an autoscaling cluster grows; as many as
+    ``num_workers`` by default."""
     prompt: PromptTemplate | None = None
     """The template; SCFT's own, from ``encoder.json``, by default."""
     dtype: VectorDtype = "float16"
+    dimension: int | None = Field(default=None, ge=1)
+    """Keeps the first so many values of each vector, for encoders trained to be cut (Matryoshka); all by default."""
+    normalize: bool | None = None
+    """Whether vectors have length 1; as the encoder's folder says by default."""
+    items_per_shard: int = Field(default=16384, ge=1)
+    """Shards are a power of two in number. A root keeps its number, until there are four times as many items in each,
+    so that an unchanged shard can be copied; set for the first snapshot of a root."""
+    max_refused_share: float = Field(default=0.1, ge=0, le=1)
+    """More refused items than this are a broken template or encoder, and nothing is published."""
+    price_per_hour: float | None = Field(default=None, gt=0)
+    """Of the whole cluster; the summary then says what a million items cost."""
     engine: EngineConfig = EngineConfig()
     parity: ParityConfig = ParityConfig()
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.num_workers:
+            raise ValueError(f"max_workers: expected at least num_workers, {self.num_workers}, got {self.max_workers}")
+        return self

@@ -1,69 +1,77 @@
-"""The embedding job: item files → tokens → vectors → shards → a published snapshot."""
+"""The embedding job: what changed → tokens → vectors → shards → a published snapshot."""
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import connect, cpu_threads, has_gpus, quiet_ray_data
+from llmemb.cluster import connect, has_gpus, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
+from llmemb.embed.meter import Meter, Work, describe
 from llmemb.embed.parity import check_parity
-from llmemb.embed.shards import RECORDS_FOLDER, EncodeShard, ShardPlan, record_uri, tokenize_items, write_refused
-from llmemb.embed.snapshot import Snapshot, latest_id, point_latest, publish
+from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vector_identity
+from llmemb.embed.shards import (
+    REFUSED_FILE,
+    EncodeBucket,
+    compare,
+    read_records,
+    tokenize_bucket,
+    write_refused,
+    write_shard,
+)
+from llmemb.embed.snapshot import Snapshot, is_published, latest, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
-from llmemb.vectors import MANIFEST_FILE
 
-# A CPU gains nothing from large batches and loses to their padding; a GPU starves on small ones.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+Records = dict[int, dict[str, Any]]
 
 
 def run_embed(config: EmbedConfig) -> None:
-    """Embeds a dataset's catalogue and publishes the snapshot; one that stands already is only pointed at.
+    """Embeds what changed in a dataset's catalogue since the root's newest snapshot, keeps the rest, and publishes.
 
-    The snapshot's id is the fingerprint of all that determines its vectors, so a rerun of a job that was cut off goes
-    on in the same folder, after the shards that are complete, and another catalogue or encoder never mixes with it.
+    A snapshot's id is the fingerprint of its parent and of all that determines its vectors. So a rerun of a job that
+    was cut off goes on in the same folder, after the shards that are complete, and another catalogue or encoder never
+    mixes with it.
 
     Raises:
-        InputError: no such dataset or encoder, a prompt attribute that the catalogue lacks, nothing to embed.
+        InputError: no such dataset or encoder, a prompt attribute that the catalogue lacks, nothing to embed, vectors
+            that fail the parity check, or another run that published first. LATEST has not been moved then.
     """
     dataset = Dataset.open(config.dataset)
     with local_folder(config.encoder) as path:
         folder = EncoderFolder.read(path)
-        encoder_fingerprint = folder.fingerprint()
+        encoder_fingerprint = folder.checked_fingerprint()
     template = _template(config, folder)
     template.check_columns(dataset.item_columns, config.dataset)
     storage.check_writable(config.output)
     connect()
-    identity: dict[str, Any] = {
-        "catalogue": dataset.catalogue_fingerprint,
-        "encoder": encoder_fingerprint,
-        "prompt_template": template.model_dump(mode="json"),
-        "max_seq_len": min(config.engine.max_seq_len or folder.max_seq_len, folder.max_seq_len),
-        "precision": config.engine.precision or ("bf16" if has_gpus() else "fp32"),
-        "dtype": config.dtype,
-        "normalize": folder.normalize,
-    }
-    uri = storage.join(config.output, storage.fingerprint(identity))
-    if storage.exists(storage.join(uri, MANIFEST_FILE)):
-        point_latest(config.output, storage.name(uri))
-        print(f"embeddings: {uri} is published already; LATEST names it")
+    parent = latest(config.output)
+    identity = vector_identity(config, folder, encoder_fingerprint, on_gpu=has_gpus())
+    identity |= {"catalogue": dataset.catalogue_fingerprint, "prompt_template": template.model_dump(mode="json")}
+    if parent is not None and identity.items() <= parent.manifest.items():
+        print(f"embeddings: {parent.uri} is published already; LATEST names it")
         return
-    storage.write_bytes(storage.join(uri, "config.yaml"), config.to_yaml().encode())
-
-    plan = _plan(config, uri, template, identity)
-    records = _encode(dataset, plan, config.num_workers)
-    manifest = identity | _totals(records, dataset)
-    manifest |= {"snapshot_id": storage.name(uri), "parent": latest_id(config.output), "llmemb": __version__}
-    manifest |= {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "encoder_uri": config.encoder}
-    manifest["parity"] = check_parity(Snapshot(uri, manifest), dataset, plan, config.parity)
-    manifest["refused_file"] = write_refused(uri, records)
-    snapshot = publish(config.output, manifest)
-    storage.remove(storage.join(uri, RECORDS_FOLDER))
-    _summarise(snapshot)
+    plan = plan_snapshot(config, dataset, template, identity, parent)
+    if not is_published(plan.uri):
+        storage.write_bytes(storage.join(plan.uri, "config.yaml"), config.to_yaml().encode())
+        records = _make_shards(config, dataset, plan)
+    if is_published(plan.uri):
+        point_latest(config.output, storage.name(plan.uri), parent)
+        _remove_records(plan)
+        print(f"embeddings: another run of this job published {plan.uri}; LATEST names it")
+        return
+    manifest = identity | _summary(records, dataset, plan) | {"parent": parent.snapshot_id if parent else None}
+    manifest["refused_file"] = write_refused(plan, [i for i, record in records.items() if record["counts"]["refused"]])
+    _check_refused(manifest["counts"], plan.uri, config.max_refused_share)
+    manifest["parity"] = check_parity(Snapshot(plan.uri, manifest), plan, config.parity)
+    is_mine = publish(config.output, manifest, parent)
+    _remove_records(plan)
+    print(_described(plan.uri, manifest) if is_mine else f"embeddings: another run of this job published {plan.uri}")
 
 
 def _template(config: EmbedConfig, folder: EncoderFolder) -> PromptTemplate:
@@ -74,80 +82,111 @@ def _template(config: EmbedConfig, folder: EncoderFolder) -> PromptTemplate:
     return PromptTemplate.model_validate(folder.info()["prompt_template"])
 
 
-def _plan(config: EmbedConfig, uri: str, template: PromptTemplate, identity: dict[str, Any]) -> ShardPlan:
-    return ShardPlan(
-        encoder=config.encoder,
-        snapshot=uri,
-        template=template,
-        max_seq_len=identity["max_seq_len"],
-        precision=identity["precision"],
-        tokens_per_batch=config.engine.tokens_per_batch or TOKENS_PER_BATCH["cuda" if has_gpus() else "cpu"],
-        dtype=config.dtype,
-        threads=config.engine.threads_per_worker or cpu_threads(config.num_workers),
-        device="cuda" if has_gpus() else "cpu",
-    )
+def _make_shards(config: EmbedConfig, dataset: Dataset, plan: SnapshotPlan) -> Records:
+    """The records of all shards: those that an earlier run finished, those copied, and those made now."""
+    records = read_records(plan)
+    if records:
+        print(f"embed: goes on after {len(records):,} finished shards of {plan.num_buckets:,}")
+    todo = [bucket for bucket in range(plan.num_buckets) if bucket not in records]
+    num_fresh = dataset.num_items - sum(map(_items, records.values()))
+    if plan.parent is not None:
+        fresh = _compare(todo, plan, records)
+        todo, num_fresh = [bucket for bucket in todo if bucket not in records], sum(fresh.values())
+    if todo:
+        _encode(config, plan, todo, num_fresh, records)
+    return dict(sorted(records.items()))
 
 
-def _encode(dataset: Dataset, plan: ShardPlan, num_workers: int) -> list[dict[str, Any]]:
-    """The records of all shards: those that an earlier run finished, and those made now."""
-    todo, records = [], []
-    for index, items in enumerate(dataset.item_files):
-        shard = f"part-{index:05d}.parquet"
-        if storage.exists(record_uri(plan.snapshot, shard)):
-            records.append(storage.read_json(record_uri(plan.snapshot, shard)))
-        else:
-            todo.append({"shard": shard, "items": items})
-    with progress.bar("embed", total=dataset.num_items, unit="items") as bar:
-        bar.update(sum(map(_items, records)))
-        for record in _stream(todo, plan, num_workers):
-            records.append(record)
-            bar.update(bar.done + _items(record), padding=f"{record['padding_share']:.1%}")
-    return sorted(records, key=lambda record: record["entry"]["file"])
+def _compare(todo: list[int], plan: SnapshotPlan, records: Records) -> dict[int, int]:
+    """How many items of each bucket are to be encoded; adds the records of the shards that were copied."""
+    fresh: dict[int, int] = {}
+    with progress.bar("compare", total=len(todo), unit="shards") as bar:
+        if todo:
+            rows = quiet_ray_data().from_items([{"bucket": bucket} for bucket in todo], override_num_blocks=len(todo))
+            for row in rows.map(compare, fn_kwargs={"plan": plan}).iter_rows():
+                fresh[row["bucket"]] = row["num_fresh"]
+                if row["record"]:
+                    records[row["bucket"]] = json.loads(row["record"])
+                bar.update(len(fresh), to_encode=sum(fresh.values()))
+    return fresh
 
 
-def _stream(todo: list[dict[str, str]], plan: ShardPlan, num_workers: int) -> Iterator[dict[str, Any]]:
-    if not todo:
-        return
+def _encode(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], num_fresh: int, records: Records) -> None:
+    import ray
+
+    started = time.monotonic()
+    with progress.remote_bar("embed", total=num_fresh, unit="items", board_class=Meter) as meter:
+        for record in _stream(config, plan, todo, meter):
+            records[record["bucket"]] = record
+        total, encoders = ray.get([meter.total.remote(), meter.encoders.remote()])
+    if total.items:
+        print(describe(total, encoders, time.monotonic() - started, config.price_per_hour))
+
+
+def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any) -> Iterator[dict[str, Any]]:
     data = quiet_ray_data()
-    # On a CPU cluster the encoders hold every core; a tokenizer takes about 1 % of their time and waits for no slot.
-    on_gpu = plan.device == "cuda"
-    shards = data.from_items(todo, override_num_blocks=len(todo))
-    shards = shards.map(tokenize_items, fn_kwargs={"plan": plan}, num_cpus=1 if on_gpu else 0)
-    shards = shards.map(
-        EncodeShard,
-        fn_constructor_args=(plan,),
-        compute=data.ActorPoolStrategy(size=num_workers),
-        num_cpus=1 if on_gpu else plan.threads,
+    on_gpu = plan.encoder.on_gpu
+    min_workers, max_workers = (
+        min(workers, len(todo)) for workers in (config.num_workers, config.max_workers or config.num_workers)
+    )
+    # On a CPU cluster the encoders hold every core; the other stages take a few percent of their time and no slot.
+    beside = {"num_cpus": 1} if on_gpu else {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=max_workers + 1)}
+    rows = data.from_items([{"bucket": bucket} for bucket in todo], override_num_blocks=len(todo))
+    rows = rows.map(tokenize_bucket, fn_kwargs={"plan": plan}, **beside)
+    rows = rows.map(
+        EncodeBucket,
+        fn_constructor_args=(plan.encoder, meter),
+        compute=data.ActorPoolStrategy(min_size=min_workers, max_size=max_workers),
+        num_cpus=1 if on_gpu else plan.encoder.threads,
         num_gpus=1 if on_gpu else 0,
     )
-    for row in shards.iter_rows():
+    rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **beside)
+    for row in rows.iter_rows():
         yield json.loads(row["record"])
 
 
 def _items(record: dict[str, Any]) -> int:
-    return record["entry"]["rows"] + len(record["refused"])
+    return record["entry"]["rows"] + record["counts"]["refused"]
 
 
-def _totals(records: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    total = sum(record["entry"]["rows"] for record in records)
-    refused = sum(len(record["refused"]) for record in records)
-    if total == 0:
-        raise InputError(f"dataset: {dataset.uri}: none of its {refused} items has a value for the prompt's attributes")
+def _summary(records: Records, dataset: Dataset, plan: SnapshotPlan) -> dict[str, Any]:
+    work = Work()
+    for record in records.values():
+        work = work.plus(Work(*record["work"]))
+    names = ("new", "changed", "kept", "deleted", "refused")
+    counts = {name: sum(record["counts"][name] for record in records.values()) for name in names}
     return {
-        "format": 1,
+        "format": 2,
+        "snapshot_id": storage.name(plan.uri),
+        "created_at": datetime.now(UTC).isoformat(),
         "dataset": dataset.fingerprint,
+        "encoder_uri": plan.encoder.uri,
         "dimension": records[0]["dimension"],
-        "counts": {"total": total, "new": total, "changed": 0, "kept": 0, "deleted": 0, "refused": refused},
-        "encoded": {"items": total, "tokens": sum(record["tokens"] for record in records)},
-        "files": [record["entry"] for record in records],
+        "counts": {"total": counts["new"] + counts["changed"] + counts["kept"], **counts},
+        "encoded": {"items": work.items, "tokens": work.tokens},
+        "files": [record["entry"] for record in records.values()],
+        "llmemb": __version__,
     }
 
 
-def _summarise(snapshot: Snapshot) -> None:
-    manifest = snapshot.manifest
+def _check_refused(counts: dict[str, int], uri: str, max_share: float) -> None:
+    share = counts["refused"] / (counts["total"] + counts["refused"])
+    if share > max_share or not counts["total"]:
+        raise InputError(
+            f"embed: {counts['refused']:,} items could not be embedded, {share:.1%} of all; expected at most "
+            f"{max_share:.1%} (max_refused_share); {uri}/{REFUSED_FILE} says why; nothing is published"
+        )
+
+
+def _remove_records(plan: SnapshotPlan) -> None:
+    with contextlib.suppress(InputError):  # another run of the same job may be removing them too
+        storage.remove(storage.join(plan.uri, RECORDS_FOLDER))
+
+
+def _described(uri: str, manifest: dict[str, Any]) -> str:
     counts = manifest["counts"]
-    print(
-        f"embeddings: {snapshot.uri}: {counts['total']:,} items x {manifest['dimension']} {manifest['dtype']}, "
-        f"{counts['refused']:,} refused, {manifest['encoded']['tokens']:,} tokens, "
+    shown = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "kept", "deleted", "refused"))
+    return (
+        f"embeddings: {uri}: {counts['total']:,} items x {manifest['dimension']} {manifest['dtype']} ({shown}), "
         f"cosine to unbatched float32 ≥ {manifest['parity']['min_cosine']:.5f}"
     )

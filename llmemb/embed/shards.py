@@ -1,131 +1,268 @@
-"""The stages of the embedding pipeline: one item file in, one shard of the snapshot out."""
+"""The stages of the embedding job: one bucket of the catalogue in, one shard of the snapshot out.
+
+Each takes and gives a row of a Ray dataset, and each can be run again: by Ray, when a worker or a node dies, and by a
+second job, which starts after the shards whose records stand.
+"""
 
 import functools
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from llmemb import storage, vectors
-from llmemb.encoder.batching import padding_share, token_budget_batches
-from llmemb.encoder.engine import Precision
+from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes, parent_shards, read_items
+from llmemb.embed.meter import Work
+from llmemb.embed.plan import RECORDS_FOLDER, EncoderPlan, SnapshotPlan
+from llmemb.encoder.batching import token_budget_batches
+from llmemb.encoder.engine import TokenIds, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
-from llmemb.prompts import PromptTemplate, prompt_hash
-from llmemb.vectors import ITEM_ID, VectorDtype
+from llmemb.encoder.torch_engine import load_tokenizer, tokenize
+from llmemb.errors import InputError
+from llmemb.vectors import EMBEDDING, ITEM_ID
 
-PROMPT_HASH = "prompt_hash"
-NO_ATTRIBUTE = "no usable attribute"
 REFUSED_FILE = "refused.parquet"
-RECORDS_FOLDER = "_shards"
+NO_TOKENS = "the tokenizer makes no token of it"
+NOT_FINITE = "its embedding is not finite"
+BATCHES_PER_WINDOW = 16
+TOKENS = pa.schema([(ITEM_ID, pa.string()), (PROMPT_HASH, pa.string()), ("token_ids", pa.list_(pa.int32()))])
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """What every stage needs to know; plain values that travel to any node."""
-
-    encoder: str
-    snapshot: str
-    template: PromptTemplate
-    max_seq_len: int
-    precision: Precision
-    tokens_per_batch: int
-    dtype: VectorDtype
-    threads: int
-    device: str
-
-
-def tokenize_items(row: Mapping[str, Any], plan: ShardPlan) -> dict[str, Any]:
-    """Stage 1, on CPU tasks. Reads ``{shard, items}``: the names of a shard and of the item file it comes from.
+def compare(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
+    """Stage 0, where there is a parent. ``{bucket}`` in.
 
     Returns:
-        ``shard``; ``tokens``, an Arrow stream of ``item_id``, ``prompt_hash``, ``token_ids: list<int32>``; and
-        ``refused``, a JSON list of the ids of items without any usable attribute.
+        ``bucket``, ``num_fresh``, and ``record``: that of the shard if it was copied whole, unread, from the parent,
+        else nothing.
     """
-    items = storage.read_table(row["items"], list(dict.fromkeys([ITEM_ID, *plan.template.columns]))).to_pylist()
-    prompts = {item[ITEM_ID]: plan.template.render(item) for item in items}
-    usable = {item_id: prompt for item_id, prompt in prompts.items() if prompt is not None}
-    token_ids = tokenize(_tokenizer(plan.encoder), list(usable.values()), plan.max_seq_len) if usable else []
-    table = pa.table(
-        {
-            ITEM_ID: pa.array(usable.keys(), pa.string()),
-            PROMPT_HASH: pa.array(map(prompt_hash, usable.values()), pa.string()),
-            "token_ids": pa.array(token_ids, pa.list_(pa.int32())),
-        }
-    )
-    refused = [item_id for item_id, prompt in prompts.items() if prompt is None]
-    return {"shard": row["shard"], "tokens": _to_stream(table), "refused": json.dumps(refused)}
+    bucket = int(row["bucket"])
+    changes = Changes(parent_hashes(plan, bucket))
+    for items in read_items(plan, bucket):
+        changes.fresh(items)
+    record = ""
+    if plan.parent is not None and changes.nothing_changed and len(plan.parent.files) == plan.num_buckets:
+        entry = plan.parent.files[bucket]
+        storage.copy(storage.join(plan.parent.uri, entry["file"]), plan.shard_uri(bucket))
+        counts = {"new": 0, "changed": 0, "kept": len(changes.kept), "deleted": 0}
+        facts: dict[str, Any] = {"entry": entry, "dimension": plan.parent.dimension, "work": Work()}
+        record = _finish(plan, bucket, changes.refused, counts, facts)
+    return {"bucket": bucket, "num_fresh": changes.num_fresh, "record": record}
 
 
-@functools.cache
-def _tokenizer(encoder: str) -> Any:
-    with local_folder(encoder) as path:
-        return load_tokenizer(EncoderFolder.read(path))
+def tokenize_bucket(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
+    """Stage 1, on CPU tasks. ``{bucket}`` in.
+
+    Returns:
+        ``bucket``; ``tokens``, an Arrow stream of ``item_id, prompt_hash, token_ids`` of the items to encode; ``kept``,
+        a JSON list of the ids whose vectors stay; and ``refused``, of ids and reasons.
+    """
+    bucket = int(row["bucket"])
+    changes = Changes(parent_hashes(plan, bucket))
+    tokenizer = _tokenizer(plan.encoder.uri)
+    batches = []
+    for items in read_items(plan, bucket):
+        fresh = changes.fresh(items)
+        token_ids = tokenize(tokenizer, [str(item.prompt) for item in fresh], plan.encoder.max_seq_len) if fresh else []
+        changes.refused += [(item.item_id, NO_TOKENS) for item, ids in zip(fresh, token_ids, strict=True) if not ids]
+        rows = [(item.item_id, item.prompt_hash, ids) for item, ids in zip(fresh, token_ids, strict=True) if ids]
+        batches.append(pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[], [], []], TOKENS))
+    tokens = pa.Table.from_batches(batches, TOKENS)
+    return {
+        "bucket": bucket,
+        "tokens": _to_stream(tokens),
+        "kept": json.dumps(changes.kept),
+        "refused": json.dumps(changes.refused),
+    }
 
 
-class EncodeShard:
-    """Stage 2, in a pool of actors. Encodes a shard's tokens, writes its Parquet file, then its record.
+class EncodeBucket:
+    """Stage 2, in a pool of actors, each with an encoder. ``{bucket, tokens, …}`` in.
 
-    The record, ``_shards/part-00000.json``, says that the file beside it is complete: a rerun starts after it.
+    Returns:
+        The row with ``vectors``, an Arrow stream of ``item_id, embedding, prompt_hash``, in place of ``tokens``, and
+        ``work``, what that took.
     """
 
-    def __init__(self, plan: ShardPlan) -> None:
-        self._plan = plan
-        if plan.device == "cpu":
+    def __init__(self, plan: EncoderPlan, meter: Any) -> None:
+        self._plan, self._meter = plan, meter
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        if not plan.on_gpu:
             torch.set_num_threads(plan.threads)
-        with local_folder(plan.encoder) as path:
-            self._engine = TorchEngine(
-                EncoderFolder.read(path),
+        with local_folder(plan.uri) as path:
+            folder = EncoderFolder.read(path)
+            if folder.fingerprint() != plan.fingerprint:
+                raise InputError(f"encoder: {plan.uri} was changed while the job ran")
+            self._engine = load_engine(
+                plan.kind,
+                replace(folder, normalize=plan.normalize),
                 precision=plan.precision,
                 tokens_per_batch=plan.tokens_per_batch,
                 device=plan.device,
             )
+        if (plan.dimension or 0) > self._engine.embedding_dim:
+            raise InputError(f"dimension: {plan.uri} makes {self._engine.embedding_dim}; expected at most so many")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        plan = self._plan
         table = pa.ipc.open_stream(row["tokens"]).read_all()
         token_ids = [ids.values.to_numpy() for ids in table.column("token_ids")]
-        embedded = self._engine.encode(token_ids)
-        item_ids = table.column(ITEM_ID).to_pylist()
-        _check_finite(embedded, item_ids)
+        embedded, work = self._encode(token_ids, int(row["bucket"]))
         hashes = table.column(PROMPT_HASH).to_pylist()
-        shard = vectors.to_table(item_ids, embedded, plan.dtype, {PROMPT_HASH: hashes})
-        entry = vectors.write(storage.join(plan.snapshot, row["shard"]), shard)
+        shard = vectors.to_table(table.column(ITEM_ID).to_pylist(), embedded, self._plan.dtype, {PROMPT_HASH: hashes})
+        passed_on = {key: row[key] for key in ("bucket", "kept", "refused")}
+        return passed_on | {"vectors": _to_stream(shard), "work": json.dumps(work)}
+
+    def _encode(self, token_ids: list[TokenIds], bucket: int) -> tuple[NDArray[np.float32], Work]:
+        """Longest first, in windows of some batches each, after which the meter hears of them."""
+        plan = self._plan
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
+        dimension = plan.dimension or self._engine.embedding_dim
+        embedded = np.empty((len(token_ids), dimension), dtype=np.float32)
         batches = token_budget_batches(lengths, plan.tokens_per_batch)
-        record = {
-            "entry": entry,
-            "dimension": embedded.shape[1],
-            "refused": json.loads(row["refused"]),
-            "tokens": int(lengths.sum()),
-            "padding_share": padding_share(lengths, batches),
-        }
-        storage.write_json(record_uri(plan.snapshot, row["shard"]), record)
-        return {"record": json.dumps(record)}
+        work = Work()
+        for start in range(0, len(batches), BATCHES_PER_WINDOW):
+            window = batches[start : start + BATCHES_PER_WINDOW]
+            rows = np.concatenate(window)
+            started = time.perf_counter()
+            found = self._engine.encode([token_ids[row] for row in rows])
+            embedded[rows] = cut(found, dimension, normalized=plan.normalize)
+            work = work.plus(self._work(lengths, window, time.perf_counter() - started))
+            self._meter.tell.remote(self._name, bucket, work)
+        return embedded, work
+
+    def _work(self, lengths: NDArray[np.int64], window: list[NDArray[np.int64]], seconds: float) -> Work:
+        tokens = sum(int(lengths[rows].sum()) for rows in window)
+        held = sum(len(rows) * int(lengths[rows].max()) for rows in window) if self._engine.pads else tokens
+        return Work(sum(map(len, window)), tokens, held, seconds)
 
 
-def record_uri(snapshot: str, shard: str) -> str:
-    return storage.join(snapshot, RECORDS_FOLDER, shard.removesuffix(".parquet") + ".json")
+def write_shard(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
+    """Stage 3, on CPU tasks. Joins what was encoded with what is kept, and writes the shard, then its record.
+
+    Returns:
+        ``record``, without the refused items.
+    """
+    bucket = int(row["bucket"])
+    encoded, refused = _finite(pa.ipc.open_stream(row["vectors"]).read_all())
+    parent, kept = _kept(plan, bucket, json.loads(row["kept"]), encoded.schema)
+    shard = pa.concat_tables([*kept, encoded]).sort_by(ITEM_ID)
+    changed = len(parent.intersection(encoded.column(ITEM_ID).to_pylist()))
+    counts = {"new": encoded.num_rows - changed, "changed": changed, "kept": shard.num_rows - encoded.num_rows}
+    counts["deleted"] = len(parent) - changed - counts["kept"]
+    facts = {
+        "entry": _write_new(plan.shard_uri(bucket), shard),
+        "dimension": shard.schema.field(EMBEDDING).type.list_size,
+        "work": json.loads(row["work"]),
+    }
+    return {"record": _finish(plan, bucket, [*json.loads(row["refused"]), *refused], counts, facts)}
 
 
-def write_refused(snapshot: str, records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Writes ``refused.parquet``, the items that have no vector and why; returns its manifest entry, None if none."""
-    refused = [item_id for record in records for item_id in record["refused"]]
-    if not refused:
-        return None
-    table = pa.table({ITEM_ID: pa.array(refused, pa.string()), "reason": [NO_ATTRIBUTE] * len(refused)})
-    return storage.write_table(storage.join(snapshot, REFUSED_FILE), table)
+def read_records(plan: SnapshotPlan) -> dict[int, dict[str, Any]]:
+    """The records, by bucket, of the shards that an earlier run of this job finished."""
+    names = {storage.name(uri) for uri in storage.list_files(storage.join(plan.uri, RECORDS_FOLDER), ".json")}
+    found = [bucket for bucket in range(plan.num_buckets) if storage.name(plan.record_uri(bucket)) in names]
+    with ThreadPoolExecutor(16) as pool:
+        records = pool.map(lambda bucket: _without_refused(storage.read_json(plan.record_uri(bucket))), found)
+        return dict(zip(found, records, strict=True))
 
 
-def _check_finite(embedded: np.ndarray, item_ids: list[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(embedded).all(axis=1))
-    if len(bad):
-        raise FloatingPointError(f"{len(bad)} embeddings are not finite, the first of item {item_ids[bad[0]]!r}")
+def write_refused(plan: SnapshotPlan, buckets: Iterable[int]) -> dict[str, Any] | None:
+    """Writes ``refused.parquet``, the items of these buckets that have no vector and why, a bucket at a time.
+
+    Returns:
+        Its manifest entry; None where there are none.
+    """
+    schema = pa.schema([(ITEM_ID, pa.string()), ("reason", pa.string())])
+    rows = 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / REFUSED_FILE
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for bucket in buckets:
+                refused = storage.read_json(plan.record_uri(bucket))["refused"]
+                writer.write_batch(pa.record_batch([list(column) for column in zip(*refused, strict=True)], schema))
+                rows += len(refused)
+        if not rows:
+            return None
+        storage.upload(Path(folder), plan.uri)
+        return {"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": storage.checksum_file(file)}
+
+
+def cut(embedded: NDArray[np.float32], dimension: int, *, normalized: bool) -> NDArray[np.float32]:
+    """The first ``dimension`` values of vectors ``[items, dim]``, of length 1 again where they were."""
+    if dimension == embedded.shape[1]:
+        return embedded
+    short = embedded[:, :dimension]
+    return short / np.linalg.norm(short, axis=1, keepdims=True) if normalized else short
+
+
+@functools.cache
+def _tokenizer(encoder: str) -> Any:
+    with local_folder(encoder, weights=False) as path:
+        return load_tokenizer(path)
+
+
+def _finite(table: pa.Table) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """The rows whose vectors are finite as they are stored, and the others, refused."""
+    finite = np.isfinite(vectors.from_table(table)).all(axis=1)
+    if finite.all():
+        return table, []
+    return table.filter(pa.array(finite)), [
+        (item_id, NOT_FINITE) for item_id in table.filter(pa.array(~finite)).column(ITEM_ID).to_pylist()
+    ]
+
+
+def _kept(plan: SnapshotPlan, bucket: int, kept: list[str], schema: pa.Schema) -> tuple[set[str], list[pa.Table]]:
+    """The ids of the parent's vectors in a bucket, and the rows that stay, bit for bit."""
+    parent: set[str] = set()
+    tables = []
+    for folder, entry in parent_shards(plan, bucket):
+        table = vectors.read(folder, entry)
+        table = table.filter(in_bucket(table.column(ITEM_ID), plan, bucket))
+        parent.update(table.column(ITEM_ID).to_pylist())
+        stays = pc.is_in(table.column(ITEM_ID), value_set=pa.array(kept, pa.string()))
+        tables.append(table.filter(stays).select(schema.names).cast(schema))
+    return parent, tables
+
+
+def _write_new(uri: str, shard: pa.Table) -> dict[str, Any]:
+    """Writes a shard that is not there yet; one that is, of the same items, stays as it is.
+
+    It was written by a run that was cut off before the record, or by another run of the same job at the same time:
+    whoever comes first has written it, and nothing that a manifest may name is written twice.
+    """
+    content = vectors.to_bytes(shard)
+    if not storage.swap(uri, content, None):
+        content = storage.read_bytes(uri)
+        theirs = storage.parse_table(content, uri)
+        if not theirs.drop_columns(EMBEDDING).equals(shard.drop_columns(EMBEDDING)):
+            raise InputError(f"{uri}: a file of other items is in the way; expected this job's own or none")
+    return storage.entry(uri, shard.num_rows, content)
+
+
+def _finish(
+    plan: SnapshotPlan, bucket: int, refused: list[tuple[str, str]], counts: dict[str, int], facts: dict[str, Any]
+) -> str:
+    """Writes the record of a shard that stands, and returns it without the refused items, as JSON."""
+    record = {"bucket": bucket, "counts": counts | {"refused": len(refused)}, "refused": refused} | facts
+    storage.write_json(plan.record_uri(bucket), record)
+    return json.dumps(_without_refused(record))
+
+
+def _without_refused(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "refused"}
 
 
 def _to_stream(table: pa.Table) -> bytes:

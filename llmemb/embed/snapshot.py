@@ -14,6 +14,7 @@ The manifest's keys:
 A shard is ``item_id: string``, ``embedding: fixed_size_list<dtype>[dimension]``, ``prompt_hash: string``.
 """
 
+import json
 from typing import Any, Self
 
 import numpy as np
@@ -86,19 +87,59 @@ class Snapshot:
         return vectors.read(self.uri, entry)
 
 
+def latest(root: str) -> Snapshot | None:
+    """The newest published snapshot of a root; None where there is none.
+
+    Raises:
+        InputError: LATEST names a snapshot that is not there.
+    """
+    snapshot_id = latest_id(root)
+    if snapshot_id is None:
+        return None
+    uri = storage.join(root, snapshot_id)
+    if not is_published(uri):
+        raise InputError(f"embeddings: {root}/{LATEST_FILE} names {snapshot_id}, which has no {MANIFEST_FILE}")
+    return Snapshot.open(uri)
+
+
 def latest_id(root: str) -> str | None:
     """The id of the newest published snapshot of a root; None where there is none."""
     uri = storage.join(root, LATEST_FILE)
     return storage.read_bytes(uri).decode().strip() if storage.exists(uri) else None
 
 
-def publish(root: str, manifest: dict[str, Any]) -> Snapshot:
-    """Makes a snapshot exist: writes its manifest, then points LATEST at it."""
-    snapshot = Snapshot(storage.join(root, manifest["snapshot_id"]), manifest)
-    storage.write_json(storage.join(snapshot.uri, MANIFEST_FILE), manifest)
-    point_latest(root, snapshot.snapshot_id)
-    return snapshot
+def is_published(uri: str) -> bool:
+    return storage.exists(storage.join(uri, MANIFEST_FILE))
 
 
-def point_latest(root: str, snapshot_id: str) -> None:
-    storage.write_bytes(storage.join(root, LATEST_FILE), f"{snapshot_id}\n".encode())
+def publish(root: str, manifest: dict[str, Any], parent: Snapshot | None = None) -> bool:
+    """Makes a snapshot exist: writes its manifest, then points LATEST at it, if it still names the parent.
+
+    Returns:
+        Whether the manifest is this one; of two runs of the same job at once, the second leaves that of the first.
+
+    Raises:
+        InputError: another run has moved LATEST since this one began.
+    """
+    uri = storage.join(root, manifest["snapshot_id"])
+    content = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    is_mine = storage.swap(storage.join(uri, MANIFEST_FILE), content, None)
+    point_latest(root, manifest["snapshot_id"], parent)
+    return is_mine
+
+
+def point_latest(root: str, snapshot_id: str, parent: Snapshot | None) -> None:
+    """Moves LATEST from the parent to a snapshot: where the store can, in one step that only one run can take.
+
+    Raises:
+        InputError: LATEST names neither.
+    """
+    uri = storage.join(root, LATEST_FILE)
+    if not storage.has_conditional_put(root):
+        print(f"embeddings: {root} has no conditional put: of two runs at the same moment, the later moves LATEST")
+    expected = f"{parent.snapshot_id}\n".encode() if parent else None
+    if not storage.swap(uri, f"{snapshot_id}\n".encode(), expected) and latest_id(root) != snapshot_id:
+        raise InputError(
+            f"embeddings: {root}/{snapshot_id} is published, but another run moved {LATEST_FILE} to {latest_id(root)} "
+            "meanwhile, and there it stays; run again to go on from that one"
+        )

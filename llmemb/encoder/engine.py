@@ -17,6 +17,11 @@ class Engine(Protocol):
     """One loaded encoder. A text's vector depends on its token ids alone, not on the other texts or their order."""
 
     @property
+    def pads(self) -> bool:
+        """Whether the texts of a batch are padded to its longest."""
+        ...
+
+    @property
     def embedding_dim(self) -> int: ...
 
     def encode(self, token_ids: Sequence[TokenIds]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ and the older is written, for readers that do not know the newer yet.
 import contextlib
 import importlib.util
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,20 @@ class EncoderFolder:
             {file.relative_to(self.path).as_posix(): storage.checksum_file(file) for file in files}
         )
 
+    def checked_fingerprint(self) -> str:
+        """The same, which must be the one that ``encoder.json`` gives where SCFT wrote one.
+
+        Raises:
+            InputError: a file was changed, cut or lost since.
+        """
+        found, expected = self.fingerprint(), self.info().get("fingerprint")
+        if expected not in (None, found):
+            raise InputError(
+                f"encoder: {self.path}: its files give fingerprint {found}, {ENCODER_FILE} says {expected}: a file was "
+                "changed or is missing; expected the folder as scft wrote it"
+            )
+        return found
+
     def info(self) -> dict[str, Any]:
         """``encoder.json`` where SCFT wrote one, else nothing."""
         file = self.path / ENCODER_FILE
@@ -97,8 +112,8 @@ def write_layout(path: Path, *, embedding_dim: int, pooling: PoolingMode, normal
 
 
 @contextlib.contextmanager
-def local_folder(uri: str) -> Iterator[Path]:
-    """The model folder on a local disk.
+def local_folder(uri: str, *, weights: bool = True) -> Iterator[Path]:
+    """The model folder on a local disk; without ``weights``, what a tokenizer needs is enough.
 
     ``package://NAME/FOLDER`` is a folder inside an installed Python package, found without importing it; any other URI
     is a folder in a store; a name that is neither is looked up on the Hugging Face hub (safetensors only).
@@ -106,12 +121,21 @@ def local_folder(uri: str) -> Iterator[Path]:
     if uri.startswith(PACKAGE_SCHEME):
         yield _package_folder(uri)
     elif "://" in uri or Path(uri).exists():
-        with storage.local_copy(uri) as path:
+        with storage.local_copy(uri) if weights or storage.is_local(uri) else _without_weights(uri) as path:
             yield path
     elif uri.startswith(("/", ".")):
         raise InputError(f"{uri}: no such folder")
     else:
         yield _hub_folder(uri)
+
+
+@contextlib.contextmanager
+def _without_weights(uri: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="llmemb-") as target:
+        for file in storage.list_files(uri):
+            if not file.endswith(".safetensors"):
+                (Path(target) / storage.name(file)).write_bytes(storage.read_bytes(file))
+        yield Path(target)
 
 
 def _package_folder(uri: str) -> Path:

@@ -1,6 +1,7 @@
 """The built-in engine: token ids in, vectors out, with transformers and torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 class TorchEngine:
     """Encodes token ids in length-sorted batches bounded by a token budget."""
+
+    pads = True
 
     def __init__(self, folder: EncoderFolder, *, precision: Precision, tokens_per_batch: int, device: str) -> None:
         self._folder = folder
@@ -55,10 +58,11 @@ def load_model(folder: EncoderFolder, *, precision: Precision, **config_override
     )
 
 
-def load_tokenizer(folder: EncoderFolder) -> Any:
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of an encoder folder; it needs no weights."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:

@@ -32,7 +32,7 @@ def export_encoder(config: ScftConfig, adapter: Path, history: list[dict[str, An
         expected = _merge(folder, adapter, config, prompts, target)
         written = EncoderFolder.read(target)
         actual = TorchEngine(written, precision="fp32", tokens_per_batch=1, device="cpu").encode(
-            tokenize(load_tokenizer(written), prompts, written.max_seq_len)
+            tokenize(load_tokenizer(target), prompts, written.max_seq_len)
         )
         cosine = _min_cosine(expected, actual)
         if not cosine >= MIN_COSINE:
@@ -49,7 +49,7 @@ def _merge(
     """Saves the base model with the adapter merged; returns the vectors of the unmerged pair for the prompts."""
     import peft
 
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder.path)
     pooling = config.pooling or folder.pooling
     model = peft.PeftModel.from_pretrained(load_model(folder, precision="fp32"), str(adapter)).eval()
     tokens = tokenize(tokenizer, prompts, folder.max_seq_len)

@@ -138,7 +138,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     with local_folder(config.base_model) as path:
         folder = EncoderFolder.read(path)
         model = lora_model(folder, config, precision=arguments["precision"])
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder.path)
     max_seq_len = min(config.max_seq_len or folder.max_seq_len, folder.max_seq_len)
     batches = PairBatches(Dataset.open(config.dataset), config, tokenizer, max_seq_len)
     engine = initialize_engine(PooledEncoder(model, config.pooling or folder.pooling), config, arguments["precision"])

@@ -57,7 +57,7 @@ def test_a_vector_is_that_of_the_items_prompt_alone(snapshot, config):
         for row, vector in zip(table.to_pylist(), vectors.from_table(table), strict=True):
             prompt = config.prompt.render(items[row["item_id"]])
             assert row["prompt_hash"] == prompt_hash(prompt)
-            alone = engine.encode(tokenize(load_tokenizer(folder), [prompt], folder.max_seq_len))[0]
+            alone = engine.encode(tokenize(load_tokenizer(folder.path), [prompt], folder.max_seq_len))[0]
             np.testing.assert_allclose(vector, alone, atol=1e-6)
 
 
@@ -85,8 +85,9 @@ def test_a_run_cut_off_goes_on_after_its_finished_shards_and_publishes_the_same_
     again = config.model_copy(update={"output": str(tmp_path / "again"), "num_workers": 2})
     folder = tmp_path / "again" / snapshot.snapshot_id
     kept = snapshot.manifest["files"][0]
+    counts = {"new": kept["rows"], "changed": 0, "kept": 0, "deleted": 0, "refused": 0}
+    record = {"bucket": 0, "entry": kept, "dimension": 32, "counts": counts, "work": [0, 0, 0, 0], "refused": []}
     storage.write_bytes(str(folder / kept["file"]), b"not written again")
-    record = {"entry": kept, "dimension": 32, "refused": [], "tokens": 0, "padding_share": 0.0}
     storage.write_json(str(folder / "_shards" / "part-00000.json"), record)
     with pytest.raises(InputError, match=r"part-00000\.parquet: its checksum is not the manifest's"):
         run_embed(again)

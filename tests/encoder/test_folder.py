@@ -20,7 +20,7 @@ def folder(tiny_encoder: Path, tmp_path: Path) -> Path:
 def vectors(path: Path, **options) -> np.ndarray:
     encoder = EncoderFolder.read(path)
     settings = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"} | options
-    return TorchEngine(encoder, **settings).encode(tokenize(load_tokenizer(encoder), TEXTS, encoder.max_seq_len))
+    return TorchEngine(encoder, **settings).encode(tokenize(load_tokenizer(encoder.path), TEXTS, encoder.max_seq_len))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])

@@ -45,7 +45,7 @@ def reference_losses(config: ScftConfig) -> list[float]:
     model = training.PooledEncoder(training.lora_model(folder, config, precision="fp32"), "mean")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
-    batches = training.PairBatches(Dataset.open(config.dataset), config, load_tokenizer(folder), 64)
+    batches = training.PairBatches(Dataset.open(config.dataset), config, load_tokenizer(folder.path), 64)
     losses = []
     for step in range(STEPS):
         token_ids = batches.token_ids(batches.items(step), slice(None))
@@ -69,7 +69,7 @@ def losses_on_workers(config: ScftConfig, num_workers: int, folder: Path) -> dic
         torch.set_num_threads(1)
         rank = ray.train.get_context().get_world_rank()
         encoder = EncoderFolder.read(Path(config.base_model))
-        batches = training.PairBatches(Dataset.open(config.dataset), config, load_tokenizer(encoder), 64)
+        batches = training.PairBatches(Dataset.open(config.dataset), config, load_tokenizer(encoder.path), 64)
         losses = []
         for stage, tokens in CELLS:
             settings = config.engine.model_copy(update={"zero_stage": stage, "tokens_per_chunk": tokens})
@@ -125,7 +125,7 @@ def test_the_job_writes_an_encoder_that_sentence_transformers_opens(config, tmp_
 
     texts = ["title is red lamp; brand is acme", "price is 10"]
     ours = TorchEngine(folder, precision="fp32", tokens_per_batch=64, device="cpu").encode(
-        tokenize(load_tokenizer(folder), texts, 64)
+        tokenize(load_tokenizer(folder.path), texts, 64)
     )
     theirs = SentenceTransformer(str(output), device="cpu").encode(texts)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -1,0 +1,157 @@
+"""Publishing: a snapshot exists at once or not at all, and of two runs one wins and the other says so."""
+
+import json
+import shutil
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from llmemb import storage
+from llmemb.embed import pipeline, shards
+from llmemb.embed.pipeline import run_embed
+from llmemb.embed.snapshot import Snapshot, latest, latest_id, publish
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.errors import InputError
+from tests.embed.conftest import write_catalogue
+from tests.embed.test_incremental import FIRST, SECOND, settings
+
+
+@pytest.fixture(params=["local", "s3://conditional", "s3://plain"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "root")
+    request.getfixturevalue("object_stores")
+    return f"{request.param}/{uuid.uuid4().hex}"
+
+
+def manifest(snapshot_id: str) -> dict:
+    return {"snapshot_id": snapshot_id, "files": []}
+
+
+def test_latest_moves_from_the_parent_and_from_nowhere_else(root):
+    assert latest(root) is None
+    publish(root, manifest("a"), None)
+    first = latest(root)
+    publish(root, manifest("b"), first)
+    assert latest_id(root) == "b"
+    with pytest.raises(InputError, match="c is published, but another run moved LATEST to b meanwhile"):
+        publish(root, manifest("c"), first)
+    assert latest_id(root) == "b"
+    assert Snapshot.open(f"{root}/c").snapshot_id == "c"
+
+
+def test_of_two_runs_of_one_job_the_second_leaves_the_firsts_manifest(root):
+    assert publish(root, manifest("a") | {"created_at": "first"}, None)
+    assert not publish(root, manifest("a") | {"created_at": "second"}, None)
+    assert latest(root).manifest["created_at"] == "first"
+
+
+def test_a_store_without_conditional_put_is_said(object_stores, capsys):
+    publish(f"s3://plain/{uuid.uuid4().hex}", manifest("a"), None)
+    assert "no conditional put" in capsys.readouterr().out
+
+
+def test_latest_that_names_nothing_is_one_clear_line(root):
+    storage.write_bytes(f"{root}/LATEST", b"lost\n")
+    with pytest.raises(InputError, match=r"LATEST names lost, which has no manifest\.json"):
+        latest(root)
+
+
+def test_two_runs_at_once_publish_one_whole_snapshot(in_process, tiny_encoder, tmp_path, monkeypatch, capsys):
+    """Both begin before either ends; their vectors may differ in the last bit, their files may not be mixed."""
+    config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root", dtype="float32")
+    both = threading.Barrier(2, timeout=60)
+    cut, encode = shards.cut, pipeline._encode
+
+    def slightly_off(embedded, *arguments, **options):
+        noise = 1e-6 if threading.current_thread().name == "second" else 0.0
+        return cut(embedded, *arguments, **options) + noise
+
+    def together(*arguments):
+        both.wait()
+        encode(*arguments)
+        both.wait()
+
+    monkeypatch.setattr(shards, "cut", slightly_off)
+    monkeypatch.setattr(pipeline, "_encode", together)
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            run_embed(config)
+        except InputError as error:
+            errors.append(error)
+
+    runs = [threading.Thread(target=run, name=name) for name in ("first", "second")]
+    for each in runs:
+        each.start()
+    for each in runs:
+        each.join()
+    assert errors == []
+    assert capsys.readouterr().out.count("another run of this job published") == 1
+    snapshot = Snapshot.open(str(tmp_path / "root"))
+    assert snapshot.vectors(sorted(FIRST))[1].all()
+
+
+def test_a_run_that_another_catalogue_overtook_says_so_and_does_not_move_latest(
+    in_process, tiny_encoder, tmp_path, monkeypatch
+):
+    root = tmp_path / "root"
+    first, second = (write_catalogue(tmp_path / name, items) for name, items in (("a", FIRST), ("b", SECOND)))
+    encode = pipeline._encode
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(pipeline, "_encode", encode)
+        run_embed(settings(second, tiny_encoder, root))
+        encode(*arguments)
+
+    monkeypatch.setattr(pipeline, "_encode", overtaken)
+    with pytest.raises(InputError, match="is published, but another run moved LATEST"):
+        run_embed(settings(first, tiny_encoder, root))
+    assert Snapshot.open(str(root)).manifest["counts"]["total"] == len(SECOND)
+    run_embed(settings(first, tiny_encoder, root))
+    assert Snapshot.open(str(root)).manifest["counts"] | {"kept": 0} == {
+        **{"total": len(FIRST), "new": 2, "changed": 2, "kept": 0, "deleted": 3, "refused": 0}
+    }
+
+
+def test_a_run_killed_between_manifest_and_latest_is_finished_by_the_next(
+    in_process, tiny_encoder, tmp_path, monkeypatch
+):
+    config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmemb.embed.snapshot.point_latest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_embed(config)
+    assert latest_id(config.output) is None
+    monkeypatch.undo()
+    run_embed(config)
+    assert latest(config.output).manifest["counts"]["total"] == len(FIRST)
+
+
+def test_a_file_of_other_items_in_the_way_is_not_overwritten(in_process, tiny_encoder, tmp_path):
+    config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")
+    run_embed(config)
+    snapshot = Snapshot.open(config.output)
+    folder = tmp_path / "other" / snapshot.snapshot_id
+    folder.mkdir(parents=True)
+    (folder / "part-00000.parquet").write_bytes((Path(snapshot.uri) / "part-00001.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"part-00000\.parquet: a file of other items is in the way"):
+        run_embed(config.model_copy(update={"output": str(tmp_path / "other")}))
+
+
+def test_a_tampered_encoder_is_noticed(in_process, tiny_encoder, tmp_path):
+    encoder = Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
+    (encoder / "encoder.json").write_text(json.dumps({"fingerprint": EncoderFolder.read(encoder).fingerprint()}))
+    config = settings(write_catalogue(tmp_path / "items", FIRST), encoder, tmp_path / "root")
+    run_embed(config)
+    before = latest_id(config.output)
+    (encoder / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match=r"a file was changed or is missing"):
+        run_embed(config.model_copy(update={"dtype": "float32"}))
+    assert latest_id(config.output) == before
