@@ -69,15 +69,25 @@ class Dataset:
         return self.items([ITEM_ID]).column(ITEM_ID).to_pylist()
 
     @cached_property
+    def user_ids(self) -> list[str]:
+        """The ids in the order of the sequences."""
+        return pa.concat_tables([storage.read_table(file, [USER_ID]) for file in self._sequence_files])[
+            USER_ID
+        ].to_pylist()
+
+    @cached_property
     def sequences(self) -> Sequences:
-        files = [storage.join(self.uri, "sequences", entry["file"]) for entry in self.info["files"]["sequences"]]
-        lists = pa.concat_tables([storage.read_table(file, [ITEM_IDS]) for file in files]).column(ITEM_IDS)
+        lists = pa.concat_tables([storage.read_table(file, [ITEM_IDS]) for file in self._sequence_files])[ITEM_IDS]
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         index = pc.index_in(pc.list_flatten(lists), value_set=pa.array(self.item_ids))
         if index.null_count:
             raise InputError(f"dataset: {self.uri}: {index.null_count} interactions name items that items/ lacks")
         items = index.to_numpy(zero_copy_only=False).astype(np.int32) + 1
         return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    @property
+    def _sequence_files(self) -> list[str]:
+        return [storage.join(self.uri, "sequences", entry["file"]) for entry in self.info["files"]["sequences"]]
 
     @property
     def split(self) -> LeaveOneOut:

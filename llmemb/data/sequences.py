@@ -48,6 +48,10 @@ class Sequences:
         """Each sequence without its last ``num[user]`` items."""
         return _gather(self, self.offsets[:-1], self.offsets[1:] - num)
 
+    def newest(self, num: NDArray[np.int64]) -> "Sequences":
+        """Each sequence's last ``num[user]`` items."""
+        return _gather(self, self.offsets[1:] - num, self.offsets[1:])
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -62,6 +66,9 @@ class Targets:
     users: NDArray[np.int64]
     histories: Sequences
     items: NDArray[np.int32]
+
+    def take(self, queries: NDArray[np.int64]) -> "Targets":
+        return Targets(self.users[queries], self.histories.take(queries), self.items[queries])
 
 
 class LeaveOneOut:

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from llmemb.data.sequences import Sequences
-
-USERS_PER_CHUNK = 1024
 
 
 class Popularity:
@@ -22,6 +21,25 @@ class Popularity:
         self._scores = torch.from_numpy(popularity[1:].astype(np.float32))
 
     def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
-        for start in range(0, len(histories), USERS_PER_CHUNK):
-            users = min(USERS_PER_CHUNK, len(histories) - start)
-            yield self._scores.expand(users, -1)
+        yield self._scores.expand(len(histories), -1)
+
+
+class TextSimilarity:
+    """Items whose LLM embeddings are nearest, by cosine, to the mean of the history's newest items.
+
+    No parameter is fitted: what it finds, the text alone knew.
+    """
+
+    label = "text similarity"
+
+    def __init__(self, vectors: NDArray[np.float32], *, last_items: int) -> None:
+        """``vectors`` is float32 ``[num_items, dim]``, row j for item index j + 1; zero where an item has none."""
+        self.item_embeddings = F.normalize(torch.from_numpy(vectors), dim=1)
+        self._last_items = last_items
+
+    def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
+        taken = np.minimum(histories.lengths, self._last_items)
+        newest = histories.newest(taken)
+        rows = torch.from_numpy(newest.items.astype(np.int64) - 1)
+        sums = F.embedding_bag(rows, self.item_embeddings, torch.from_numpy(newest.offsets[:-1]), mode="sum")
+        yield F.normalize(sums, dim=1) @ self.item_embeddings.T

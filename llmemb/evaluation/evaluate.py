@@ -1,169 +1,248 @@
-"""Evaluate: recommenders side by side on one dataset, every item ranked for every user."""
+"""Evaluate: recommenders, baselines and imported rankings side by side on one dataset, every item ranked."""
 
 import functools
 import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import sklearn
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
 import llmemb
 from llmemb import artifact, progress, storage
-from llmemb.config import Config, JobConfig
 from llmemb.data.dataset import Dataset
-from llmemb.data.sequences import SplitName, Targets
+from llmemb.data.source import read_source
+from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.evaluation import embedding_map, figures, report
-from llmemb.evaluation.baselines import Popularity
-from llmemb.metrics.measure import METRICS, measure
-from llmemb.metrics.ranking import Scorer, rank_targets
-from llmemb.metrics.slices import Slice, popularity_groups, popularity_slices
-from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
+from llmemb.evaluation import catalogue, embedding_map, examples, imported, report, stored
+from llmemb.evaluation.candidates import CANDIDATES_FILE, draw_candidates, write_candidates
+from llmemb.evaluation.config import HEADLINE_K, EvaluateConfig, ImportedRanking
+from llmemb.evaluation.entrants import (
+    Entrant,
+    Run,
+    item_embeddings,
+    popularity_entrant,
+    recommender_entrants,
+    text_similarity_entrant,
+)
+from llmemb.evaluation.results import comparisons, list_figures, rank_figures
+from llmemb.evaluation.sharding import Question, answer
+from llmemb.metrics.measure import metric_names
+from llmemb.metrics.ranking import Ranking
+from llmemb.metrics.slices import Slice, popularity_groups, slices_of
 
-METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
-
-
-class EmbeddingMap(Config):
-    """The t-SNE of item embeddings."""
-
-    max_items: int = Field(default=1500, ge=10)
-    """More items than this are sampled; t-SNE's time grows faster than their number."""
-    perplexity: float = Field(default=30.0, gt=1)
-
-
-class EvaluateConfig(JobConfig):
-    """Compares recommenders on a dataset."""
-
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "models", "output"})
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_threads"})
-
-    dataset: str
-    models: tuple[str, ...] = Field(min_length=1)
-    """Recommenders, in the order of the report; their labels come from their ``recommender.json``."""
-    output: str
-    split: SplitName = "test"
-    ks: tuple[int, ...] = (5, 10, 20)
-    """The report's table shows k = 10; all are in metrics.json."""
-    embedding_map: EmbeddingMap = EmbeddingMap()
-    seed: int = 0
-    """Of the sample of items and the t-SNE; ranking draws nothing."""
-    num_threads: int | None = Field(default=None, ge=1)
-    """Threads of this process; every core by default."""
-
-    @field_validator("ks")
-    @classmethod
-    def _usable_ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if min(ks, default=0) < 1 or report.HEADLINE_K not in ks:
-            raise ValueError(f"expected numbers from 1 with {report.HEADLINE_K}, the report's, among them")
-        return tuple(sorted(set(ks)))
+METRICS_FILE, REPORT_FILE, RANKINGS_FOLDER = "metrics.json", "report.html", "rankings"
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A model in the comparison, loaded when its turn comes."""
+class Comparison:
+    """What is compared, on what.
 
-    label: str
-    load: Callable[[], Scorer]
-    uri: str | None = None
-    info: dict[str, Any] = field(default_factory=dict)
-    """The content of its ``recommender.json``."""
+    Attributes:
+        snapshot: The LLM embeddings, where the config names some.
+    """
+
+    config: EvaluateConfig
+    dataset: Dataset
+    entrants: tuple[Entrant, ...]
+    snapshot: Snapshot | None
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
-    """Writes ``report.html`` and, last, ``metrics.json``; prints the comparison, again if all of it is done.
+    """Writes ``candidates.parquet``, ``rankings/``, ``report.html`` and, last, ``metrics.json``; prints the comparison.
+
+    A finished evaluation is only printed again; one that was interrupted keeps the rankings it has.
 
     Raises:
-        InputError: a model that is missing, was trained on another dataset or gives scores that are not finite; a
-            dataset without targets.
+        InputError: a model that is missing, was trained on another dataset or gives scores that are not finite; an
+            imported ranking that does not fit the dataset; a dataset without targets.
     """
-    dataset = Dataset.open(config.dataset)
-    entrants = recommender_entrants(config.models, dataset)
-    inputs = {"dataset": dataset.fingerprint}
-    inputs |= {str(entrant.uri): storage.fingerprint(entrant.info) for entrant in entrants}
+    comparison = open_comparison(config)
+    inputs = {"dataset": comparison.dataset.fingerprint}
+    inputs |= {"embeddings": comparison.snapshot.fingerprint} if comparison.snapshot else {}
+    inputs |= {run.uri: run.fingerprint for entrant in comparison.entrants for run in entrant.runs if run.uri}
     if artifact.claim(config, config.output, job="evaluate", inputs=inputs, finished_by=METRICS_FILE):
         torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
-        compare(config, dataset, [Entrant("popularity", lambda: Popularity(dataset.popularity)), *entrants])
-    report.print_table(storage.read_json(storage.join(config.output, METRICS_FILE)))
+        compare(comparison)
+    report.print_tables(storage.read_json(storage.join(config.output, METRICS_FILE)))
     print(f"report: {storage.join(config.output, REPORT_FILE)}")
 
 
-def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]:
-    """The recommenders at some URIs; those of one label get their folders' names added.
-
-    Raises:
-        InputError: one is missing, given twice, or was trained on another dataset.
-    """
-    if len(set(uris)) < len(uris):
-        raise InputError("models: the same recommender is given twice")
-    infos = {uri: _read_info(uri, dataset) for uri in uris}
-    labels = Counter(info["label"] for info in infos.values())
-    return [
-        Entrant(
-            label=info["label"] if labels[info["label"]] == 1 else f"{info['label']} ({storage.name(uri)})",
-            load=functools.partial(Recommender.load, uri),
-            uri=uri,
-            info=info,
-        )
-        for uri, info in infos.items()
-    ]
+def open_comparison(config: EvaluateConfig) -> Comparison:
+    """Finds everything that the config names; InputError where something is missing or does not belong together."""
+    dataset = Dataset.open(config.dataset)
+    entrants = [popularity_entrant(dataset)]
+    snapshot = Snapshot.open(config.embeddings) if config.embeddings else None
+    recommenders = recommender_entrants(config.models, dataset)
+    if snapshot is not None:
+        last_items = config.text_similarity.last_items
+        entrants.append(text_similarity_entrant(snapshot, dataset, last_items=last_items))
+    entrants += recommenders
+    entrants += [_imported_entrant(ranking) for ranking in config.rankings]
+    repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]
+    if repeated:
+        raise InputError(f"rankings: another model is called {repeated[0]!r} already; expected a label of its own")
+    return Comparison(config, dataset, tuple(entrants), snapshot)
 
 
-def compare(config: EvaluateConfig, dataset: Dataset, entrants: Sequence[Entrant]) -> None:
+def compare(comparison: Comparison) -> None:
     """Ranks and measures every entrant, and writes the report.
 
-    Holds one model, one chunk of its scores, and of each the ranks and the sampled item embeddings.
+    Holds one model and one chunk of its scores, and of every run the ranks and the first items.
     """
+    config, dataset = comparison.config, comparison.dataset
     targets = dataset.test() if config.split == "test" else dataset.validation()
     if not len(targets.items):
         raise InputError(f"dataset: {dataset.uri}: no user has the 3 interactions that leave-one-out needs")
-    slices = popularity_slices(dataset.popularity, targets)
-    sample = embedding_map.sample_items(dataset.num_items, max_items=config.embedding_map.max_items, seed=config.seed)
-    models, embeddings = [], {}
-    for entrant in entrants:
-        scorer = entrant.load()
-        ranks = _rank(entrant.label, scorer, targets, dataset.num_items)
-        models.append(_describe(entrant) | {"metrics": measure(ranks, slices, ks=config.ks)})
-        if scorer.item_embeddings is not None:
-            embeddings[entrant.label] = np.asarray(scorer.item_embeddings, dtype=np.float32)[sample - 1]
-    results = _facts(config, dataset, targets, slices) | {"models": models}
-    html = _render(config, dataset, results, sample=sample, embeddings=embeddings)
+    # What can be wrong with the attributes is found before any work.
+    titles = catalogue.titles(dataset, config.examples.title)
+    categories = catalogue.categories(dataset, config.embedding_map.category)
+    slices = slices_of(dataset.popularity, targets)
+    depth = min(max(config.ks), dataset.num_items)
+    question = Question(targets, dataset.num_items, depth, _candidates(comparison, targets))
+    rankings = {
+        entrant.label: [_ranking(comparison, entrant, number, question) for number in range(len(entrant.runs))]
+        for entrant in comparison.entrants
+    }
+    results = _facts(comparison, question, slices)
+    results["models"] = _models(comparison, rankings, slices)
+    results["comparisons"] = comparisons(rankings, slices, uncertainty=config.uncertainty, seed=config.seed)
+    first_runs = {label: runs[0] for label, runs in rankings.items()}
+    results["examples"] = _examples(comparison, question, first_runs, titles)
+    maps = embedding_map.draw_maps(
+        _embeddings(comparison),
+        popularity_groups(dataset.popularity)[1:],
+        categories,
+        max_items=config.embedding_map.max_items,
+        perplexity=config.embedding_map.perplexity,
+        seed=config.seed,
+    )
+    results["embedding_map"] = maps.info
+    html = report.render_html(results, popularity=dataset.popularity, maps=maps)
     storage.write_bytes(storage.join(config.output, REPORT_FILE), html.encode())
     storage.write_json(storage.join(config.output, METRICS_FILE), results)
 
 
-def _read_info(uri: str, dataset: Dataset) -> dict[str, Any]:
-    file = storage.join(uri, RECOMMENDER_FILE)
-    if not storage.exists(file):
-        raise InputError(f"models: {uri} has no {RECOMMENDER_FILE}: expected the output of a finished rat job")
-    info = storage.read_json(file)
-    if info["dataset"] != dataset.fingerprint:
-        raise InputError(
-            f"models: {uri} was trained on dataset {info['dataset']}, "
-            f"but {dataset.uri} is dataset {dataset.fingerprint}; expected models of this dataset"
-        )
-    return info
+def _imported_entrant(ranking: ImportedRanking) -> Entrant:
+    source = read_source(ranking.uri, ids=[imported.USER, imported.ITEM])
+    fingerprint = storage.fingerprint([source.fingerprint, ranking.seen_items])
+    info = {"method": f"imported ranking, seen items {ranking.seen_items}", "seen_items": ranking.seen_items}
+    return Entrant(ranking.label, "imported", (Run(fingerprint, uri=ranking.uri, info=info),))
 
 
-def _rank(label: str, scorer: Scorer, targets: Targets, num_items: int) -> NDArray[np.int64]:
-    with progress.bar(f"rank: {label}", len(targets.items), "users") as bar:
-        return rank_targets(scorer, targets, num_items=num_items, on_progress=bar.update)
+def _candidates(comparison: Comparison, targets: Any) -> NDArray[np.int32] | None:
+    """Draws the sampled protocol's candidates and stores them."""
+    config, dataset = comparison.config, comparison.dataset
+    if config.sampled is None:
+        return None
+    candidates = draw_candidates(
+        targets,
+        dataset.popularity,
+        num_negatives=config.sampled.num_negatives,
+        distribution=config.sampled.distribution,
+        seed=config.seed,
+    )
+    user_ids = [dataset.user_ids[user] for user in targets.users]
+    write_candidates(config.output, candidates, user_ids=user_ids, item_ids=dataset.item_ids)
+    return candidates
+
+
+def _ranking(comparison: Comparison, entrant: Entrant, number: int, question: Question) -> Ranking:
+    """A run's ranking: read where an earlier try has left it, else made and stored."""
+    config, dataset, run = comparison.config, comparison.dataset, entrant.runs[number]
+    uri = _ranking_uri(config, run)
+    ids = {"user_ids": dataset.user_ids, "item_ids": dataset.item_ids}
+    if storage.exists(uri):
+        return stored.read_ranking(uri, item_ids=dataset.item_ids)
+    if run.load is None:
+        assert run.uri is not None
+        seen = run.info["seen_items"]
+        ranking = imported.read_ranking(run.uri, question.targets, depth=question.depth, seen=seen, **ids)
+    else:
+        title = f"rank: {entrant.label}" + (f", run {number + 1}" if len(entrant.runs) > 1 else "")
+        with progress.bar(title, len(question.targets.items), "users") as bar:
+            ranking = answer(run.load, question, num_workers=config.num_workers, on_progress=bar.update)
+    stored.write_ranking(uri, ranking, question.targets, **ids)
+    return ranking
+
+
+def _ranking_uri(config: EvaluateConfig, run: Run) -> str:
+    return storage.join(config.output, RANKINGS_FOLDER, f"{run.fingerprint}.parquet")
+
+
+def _models(
+    comparison: Comparison, rankings: dict[str, list[Ranking]], slices: Sequence[Slice]
+) -> list[dict[str, Any]]:
+    config, dataset = comparison.config, comparison.dataset
+    vectors = comparison.snapshot.vectors(dataset.item_ids)[0] if comparison.snapshot else None
+    models = []
+    with progress.bar("measure", len(comparison.entrants), "models") as bar:
+        for entrant in comparison.entrants:
+            runs = rankings[entrant.label]
+            figures = rank_figures(runs, slices, ks=config.ks, uncertainty=config.uncertainty, seed=config.seed)
+            lists = list_figures(runs, dataset.popularity, ks=config.ks, vectors=vectors)
+            models.append(_describe(entrant) | figures | {"lists": lists})
+            bar.update(len(models))
+    return models
 
 
 def _describe(entrant: Entrant) -> dict[str, Any]:
-    return {"label": entrant.label, "uri": entrant.uri, "recommender": entrant.info}
+    return {
+        "label": entrant.label,
+        "kind": entrant.kind,
+        "uri": entrant.runs[0].uri,
+        "runs": [
+            {
+                "uri": run.uri,
+                "seed": run.seed,
+                "fingerprint": run.fingerprint,
+                "ranking": f"{RANKINGS_FOLDER}/{run.fingerprint}.parquet",
+                "info": run.info,
+            }
+            for run in entrant.runs
+        ],
+    }
 
 
-def _facts(config: EvaluateConfig, dataset: Dataset, targets: Targets, slices: Sequence[Slice]) -> dict[str, Any]:
+def _examples(
+    comparison: Comparison, question: Question, rankings: dict[str, Ranking], titles: list[str]
+) -> list[dict[str, Any]]:
+    config, dataset = comparison.config, comparison.dataset
+    chosen = examples.choose_queries(
+        list(rankings.values()), k=HEADLINE_K, number=config.examples.num_users, seed=config.seed
+    )
+    return examples.describe_users(
+        chosen,
+        question.targets,
+        rankings,
+        k=HEADLINE_K,
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        titles=titles,
+        popularity=dataset.popularity,
+    )
+
+
+def _embeddings(comparison: Comparison) -> dict[str, Any]:
+    """How to get each map's item embeddings: the LLM's first, then every recommender's."""
+    loads: dict[str, Any] = {}
+    if comparison.snapshot is not None:
+        snapshot, item_ids = comparison.snapshot, comparison.dataset.item_ids
+        loads["LLM embeddings"] = lambda: snapshot.vectors(item_ids)[0]
+    recommenders = [entrant for entrant in comparison.entrants if entrant.kind == "recommender"]
+    return loads | {entrant.label: functools.partial(item_embeddings, entrant) for entrant in recommenders}
+
+
+def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) -> dict[str, Any]:
     """What was compared, and how, as ``metrics.json`` says it."""
+    config, dataset = comparison.config, comparison.dataset
     return {
         "dataset": {
             "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
@@ -173,55 +252,42 @@ def _facts(config: EvaluateConfig, dataset: Dataset, targets: Targets, slices: S
             "num_users": len(dataset.sequences),
             "num_interactions": len(dataset.sequences.items),
             "num_train_interactions": len(dataset.train.items),
+            "info": {key: value for key, value in dataset.info.items() if key != "files"},
         },
         "protocol": {
             "split": config.split,
             "split_policy": "leave-one-out",
-            "candidates": "all items",
-            "seen_items": "not filtered",
             "ties": "against the target",
             "popularity": "training interactions",
-            "num_queries": len(targets.items),
-            "metrics": [f"{name}@{k}" for name in METRICS for k in config.ks],
+            "num_queries": len(question.targets.items),
+            "metrics": metric_names(config.ks),
+            "protocols": _protocols(config),
         },
         "slices": [part.info for part in slices],
         "provenance": {
             "command": shlex.join(["python", *sys.argv]),
             "config": config.model_dump(mode="json"),
-            "seed": config.seed,
+            "embeddings": comparison.snapshot.fingerprint if comparison.snapshot else None,
             "versions": {"llmemb": llmemb.__version__, "torch": torch.__version__, "scikit-learn": sklearn.__version__},
         },
     }
 
 
-def _render(
-    config: EvaluateConfig,
-    dataset: Dataset,
-    results: dict[str, Any],
-    *,
-    sample: NDArray[np.int64],
-    embeddings: dict[str, NDArray[np.float32]],
-) -> str:
-    """The report; adds to the results how item embeddings cluster by popularity."""
-    groups = popularity_groups(dataset.popularity)[sample]
-    maps = []
-    with progress.bar("map the item embeddings", len(embeddings), "models") as bar:
-        for label, vectors in embeddings.items():
-            share = embedding_map.same_group_share(vectors, groups)
-            points = embedding_map.project(vectors, perplexity=config.embedding_map.perplexity, seed=config.seed)
-            maps.append((label, share, points))
-            bar.update(len(maps))
-    results["embedding_map"] = {
-        "num_items": len(sample),
-        "num_neighbors": embedding_map.NUM_NEIGHBORS,
-        "chance": embedding_map.chance_of_same_group(groups),
-        "same_group_share": {label: share for label, share, _ in maps},
-    }
-    hit_rates = figures.hit_rate_by_popularity(
-        dataset.popularity, report.family(results, "popularity"), results["models"], k=report.HEADLINE_K
-    )
-    titled = [
-        (f"{label}\n{100 * share:.0f} % of neighbours in the same fifth", points) for label, share, points in maps
+def _protocols(config: EvaluateConfig) -> list[dict[str, str]]:
+    """The protocols, the headline first."""
+    protocols = [
+        {"name": "full", "title": "all items", "description": "all items ranked, seen items not filtered"},
+        {
+            "name": "filtered",
+            "title": "seen items filtered",
+            "description": "all items ranked but those of the user's history (the target always stays)",
+        },
     ]
-    pictures = figures.embedding_maps(titled, groups, seed=config.seed) if titled else None
-    return report.render_html(results, hit_rates=hit_rates, maps=pictures)
+    if config.sampled is not None:
+        number, drawn = config.sampled.num_negatives, {"uniform": "uniformly", "popularity": "by popularity"}
+        description = (
+            f"the target among {number:,} items that the user has not seen, drawn {drawn[config.sampled.distribution]} "
+            f"with seed {config.seed}; the same for every model, in {CANDIDATES_FILE}"
+        )
+        protocols.append({"name": "sampled", "title": f"1 + {number:,} sampled", "description": description})
+    return protocols

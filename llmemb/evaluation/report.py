@@ -1,66 +1,193 @@
-"""The comparison as a table on the terminal and as one HTML file that needs nothing else."""
+"""The comparison as tables on the terminal and as one HTML file that needs nothing else."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import jinja2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llmemb.evaluation.figures import Picture
+from llmemb.evaluation import figures
+from llmemb.evaluation.config import HEADLINE_K, HEADLINE_METRICS
+from llmemb.evaluation.embedding_map import Maps
 
-HEADLINE_K = 10
-HEADLINE_METRICS = (f"hit_rate@{HEADLINE_K}", f"ndcg@{HEADLINE_K}")
-LOG_WIDTH = 120
+SIGNIFICANCE = 0.05
+LOG_WIDTH = 140
 
 
-def render_html(results: Mapping[str, Any], *, hit_rates: Picture, maps: Picture | None) -> str:
-    """The report as one self-contained page.
+@dataclass(frozen=True)
+class Cell:
+    """One figure as it is shown.
+
+    Attributes:
+        span: Where the interval lies, in percent of the column's highest.
+        best: It reads as the best of its column.
+        close: Not the best, but the paired test cannot tell it from the best.
+    """
+
+    text: str
+    interval: str = ""
+    span: tuple[float, float] | None = None
+    deviation: str = ""
+    best: bool = False
+    close: bool = False
+
+    @property
+    def mark(self) -> str:
+        return " ≈" if self.close else ""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a comparison that belong together, such as those of one slice under one protocol."""
+
+    title: str
+    note: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    """By model, a cell for every name."""
+
+
+def render_html(results: Mapping[str, Any], *, popularity: NDArray[np.int64], maps: Maps) -> str:
+    """The report as one self-contained page; its figures are those of ``metrics.json``.
 
     Args:
         results: What ``metrics.json`` holds.
-        hit_rates: The picture of hit rates by popularity.
-        maps: The picture of item embeddings; None where no model has any.
+        popularity: int64 ``[num_items + 1]``, training interactions per item index.
     """
     template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"decimals": _decimals, "share": lambda value: f"{100 * value:.0f} %", "facts": _facts}
-    headline = family(results, "headline")
+    environment.filters |= {"decimals": _decimals, "share": _share, "number": "{:,}".format, "yaml": _yaml}
+    models, seed = results["models"], results["provenance"]["config"]["seed"]
+    by_popularity, by_length = family(results, "popularity"), family(results, "length")
     return environment.from_string(template).render(
         results,
-        headline=headline,
-        groups=family(results, "popularity"),
-        headline_metrics=HEADLINE_METRICS,
-        best=_best(results, headline),
-        standard_errors=[_standard_error(results, part) for part in headline],
-        hit_rates=hit_rates,
-        maps=maps,
+        colors=[figures.model_color(number) for number in range(len(models))],
+        headline=family(results, "headline"),
+        comparison=headline_columns(results),
+        others=protocol_columns(results),
+        lists=list_columns(results),
+        pairs=[test for test in results["comparisons"] if test["protocol"] == "full"],
+        popularity_picture=figures.hit_rate_by_popularity(popularity, by_popularity, models, k=HEADLINE_K),
+        length_picture=figures.hit_rate_by_length(by_length, models, k=HEADLINE_K),
+        popularity_names=figures.POPULARITY_NAMES,
+        popularity_panels=figures.map_panels(maps, maps.popularity, seed=seed),
+        popularity_colors=[figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
+        category_panels=figures.map_panels(maps, maps.category, seed=seed) if maps.category else [],
+        category_colors=figures.CATEGORY_COLORS,
+        side=figures.SIDE,
+        k=HEADLINE_K,
+        significance=SIGNIFICANCE,
     )
 
 
-def print_table(results: Mapping[str, Any]) -> None:
-    """Models by slices on the terminal, the best of each column in bold."""
-    headline = family(results, "headline")
-    best = _best(results, headline)
-    table = Table(
-        title=" / ".join(HEADLINE_METRICS) + ", all items ranked, seen items not filtered", title_justify="left"
+def print_tables(results: Mapping[str, Any]) -> None:
+    """The comparison on the terminal, the best of each column in bold: the headline, then the other protocols."""
+    title = " / ".join(HEADLINE_METRICS)
+    headline = results["protocol"]["protocols"][0]
+    _print(f"{title}, {headline['description']}", results, headline_columns(results))
+    _print(f"{title} under every protocol", results, protocol_columns(results))
+
+
+def headline_columns(results: Mapping[str, Any]) -> list[Columns]:
+    """The headline protocol on every headline slice."""
+    return [
+        _rank_columns(results, "full", part["name"], title=part["name"].replace("_", " "), note=_users(part))
+        for part in family(results, "headline")
+    ]
+
+
+def protocol_columns(results: Mapping[str, Any]) -> list[Columns]:
+    """Overall and tail under every protocol."""
+    parts = [part for part in family(results, "headline") if part["name"] in ("overall", "tail")]
+    return [
+        _rank_columns(results, protocol["name"], part["name"], title=part["name"], note=protocol["title"])
+        for part in parts
+        for protocol in results["protocol"]["protocols"]
+    ]
+
+
+def list_columns(results: Mapping[str, Any]) -> list[Columns]:
+    """What the lists are like, seen items filtered or not; a quality that no model has is left out."""
+    protocols = results["protocol"]["protocols"][:2]
+    columns = []
+    for quality, (title, shown) in QUALITIES.items():
+        key = f"{quality}@{HEADLINE_K}"
+        values = [
+            [model["lists"].get(protocol["name"], {}).get(key) for protocol in protocols] for model in results["models"]
+        ]
+        if any(value is not None for row in values for value in row):
+            rows = tuple(tuple(Cell("n/a" if value is None else shown(value)) for value in row) for row in values)
+            columns.append(Columns(title, "", tuple(protocol["title"] for protocol in protocols), rows))
+    return columns
+
+
+def family(results: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [part for part in results["slices"] if part["family"] == name]
+
+
+def _rank_columns(results: Mapping[str, Any], protocol: str, part: str, *, title: str, note: str) -> Columns:
+    cells = [_rank_cells(results, protocol, part, metric) for metric in HEADLINE_METRICS]
+    return Columns(title, note, HEADLINE_METRICS, tuple(zip(*cells, strict=True)))
+
+
+def _rank_cells(results: Mapping[str, Any], protocol: str, part: str, metric: str) -> list[Cell]:
+    """One column: a cell for every model."""
+    models = results["models"]
+    values = [model["metrics"].get(protocol, {}).get(part, {}).get(metric) for model in models]
+    highest = max((value for value in values if value is not None), default=0.0)
+    intervals = [model["intervals"].get(protocol, {}).get(part, {}).get(metric) for model in models]
+    end = max((interval[1] for interval in intervals if interval), default=0.0) or 1.0
+    cells = []
+    for model, value, interval in zip(models, values, intervals, strict=True):
+        if value is None:
+            cells.append(Cell("n/a"))
+            continue
+        # What reads equal is marked equally.
+        best = highest > 0 and _decimals(value) == _decimals(highest)
+        champion = models[values.index(highest)]["label"]
+        close = not best and _indistinguishable(results, protocol, part, metric, {model["label"], champion})
+        low, high = interval
+        deviation = model.get("deviations", {}).get(protocol, {}).get(part, {}).get(metric)
+        cells.append(
+            Cell(
+                _decimals(value),
+                interval=f"{_decimals(low)} to {_decimals(high)}",
+                span=(100 * low / end, 100 * high / end),
+                deviation="" if deviation is None else f"± {_decimals(deviation)}",
+                best=best,
+                close=close,
+            )
+        )
+    return cells
+
+
+def _indistinguishable(results: Mapping[str, Any], protocol: str, part: str, metric: str, pair: set[str]) -> bool:
+    return any(
+        test["p_holm"] >= SIGNIFICANCE
+        for test in results["comparisons"]
+        if (test["protocol"], test["slice"], test["metric"]) == (protocol, part, metric)
+        and {test["a"], test["b"]} == pair
     )
+
+
+def _print(title: str, results: Mapping[str, Any], columns: Sequence[Columns]) -> None:
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for part in headline:
-        table.add_column(f"{part['name']}\n{part['num_users']:,} users", justify="right")
-    for model in results["models"]:
+    for column in columns:
+        table.add_column(f"{column.title}\n{column.note}", justify="right")
+    for number, model in enumerate(results["models"]):
         cells = []
-        for part in headline:
-            values = [model["metrics"][part["name"]][metric] for metric in HEADLINE_METRICS]
-            shown = [
-                f"[bold]{_decimals(value)}[/]" if _is_best(value, best[part["name"]][metric]) else _decimals(value)
-                for metric, value in zip(HEADLINE_METRICS, values, strict=True)
-            ]
+        for column in columns:
+            shown = [f"[bold]{cell.text}[/]" if cell.best else cell.text + cell.mark for cell in column.rows[number]]
             cells.append(" / ".join(shown))
         table.add_row(escape(model["label"]), *cells)
     console = Console()
@@ -68,36 +195,29 @@ def print_table(results: Mapping[str, Any]) -> None:
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
 
 
-def family(results: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    return [part for part in results["slices"] if part["family"] == name]
-
-
-def _best(results: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str | None]]:
-    """Each slice's best value of each headline metric as it is shown, so that what reads equal is marked equally."""
-    best: dict[str, dict[str, str | None]] = {}
-    for part in slices:
-        best[part["name"]] = {}
-        for metric in HEADLINE_METRICS:
-            values = [model["metrics"][part["name"]][metric] or 0.0 for model in results["models"]]
-            best[part["name"]][metric] = _decimals(max(values)) if max(values) > 0 else None
-    return best
-
-
-def _is_best(value: float | None, best: str | None) -> bool:
-    return best is not None and _decimals(value) == best
-
-
-def _standard_error(results: Mapping[str, Any], part: Mapping[str, Any]) -> float | None:
-    """The largest standard error of a hit rate in the slice, users being the sample; None where nobody hits."""
-    rates = [model["metrics"][part["name"]][HEADLINE_METRICS[0]] or 0.0 for model in results["models"]]
-    return max(math.sqrt(rate * (1 - rate) / part["num_users"]) for rate in rates) if any(rates) else None
+def _users(part: Mapping[str, Any]) -> str:
+    return f"{part['num_users']:,} users"
 
 
 def _decimals(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
+    """Four decimals without the leading zero, as the field's tables have them."""
+    return "n/a" if value is None else f"{value:.4f}".removeprefix("0") if value < 1 else f"{value:.4f}"
 
 
-def _facts(info: Mapping[str, Any]) -> str:
-    """A recommender's plain facts in a line; nested ones are in ``metrics.json``."""
-    plain = {key: value for key, value in info.items() if isinstance(value, (str, int, float)) and key != "label"}
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in plain.items())
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+QUALITIES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "coverage": ("coverage", _share),
+    "gini": ("Gini", "{:.3f}".format),
+    "mean_popularity": ("mean popularity", "{:,.1f}".format),
+    "tail_share": ("tail share", _share),
+    "novelty": ("novelty", "{:.2f} bits".format),
+    "similarity": ("similarity", "{:.3f}".format),
+}
+"""By name in ``metrics.json``: title, and how a value is shown."""

@@ -1,22 +1,23 @@
 """The evaluate job from a dataset artifact and recommenders to metrics.json and report.html."""
 
-import base64
-import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
+from llmemb.embed.snapshot import publish
 from llmemb.errors import InputError
-from llmemb.evaluation import evaluate
-from llmemb.evaluation.evaluate import EvaluateConfig, run_evaluate
+from llmemb.evaluation import entrants
+from llmemb.evaluation.config import EvaluateConfig
+from llmemb.evaluation.evaluate import run_evaluate
+from llmemb.vectors import to_table, write
 
 NUM_ITEMS = 20
 SEQUENCES = [[1, 2, 3, 4], [1, 2, 5], [2, 1, 6, 7, 20], [3, 1, 2], [1]]
@@ -54,20 +55,20 @@ def dataset(tmp_path: Path) -> Dataset:
 
 @pytest.fixture
 def recommenders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two recommenders of one label, the second without embeddings."""
+    """Two recommenders of one label and no seed, the second without embeddings."""
     uris = [str(tmp_path / name) for name in ("first", "second")]
     for uri in uris:
-        storage.write_json(f"{uri}/recommender.json", {"label": "nearest", "dataset": FINGERPRINT, "seed": 3})
+        storage.write_json(f"{uri}/recommender.json", {"label": "nearest", "dataset": FINGERPRINT})
     table = np.random.default_rng(0).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
     scorers = {uris[0]: LastItem("nearest", table), uris[1]: LastItem("nearest", None)}
-    monkeypatch.setattr(evaluate.Recommender, "load", scorers.__getitem__)
+    monkeypatch.setattr(entrants.Recommender, "load", lambda uri, device: scorers[uri])
     return uris
 
 
 def config_of(dataset: Dataset, models: list[str], tmp_path: Path, **settings: Any) -> EvaluateConfig:
-    return EvaluateConfig.parse(
-        {"dataset": dataset.uri, "models": models, "output": str(tmp_path / "out"), "num_threads": 1, **settings}
-    )
+    needed = {"dataset": dataset.uri, "models": models, "output": str(tmp_path / "out")}
+    small = {"num_threads": 1, "sampled": {"num_negatives": 5}}
+    return EvaluateConfig.parse(needed | small | settings)
 
 
 def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Pa
         "cold": 3,
     }
     assert [model["label"] for model in results["models"]] == ["popularity", "nearest (first)", "nearest (second)"]
-    popularity, first, second = (model["metrics"] for model in results["models"])
+    popularity, first, second = (model["metrics"]["full"] for model in results["models"])
     # Ranks of the targets: 20 for the three cold ones, which tie with 13 others, and 2 for item 2.
     assert popularity["overall"]["hit_rate@2"] == popularity["overall"]["hit_rate@10"] == 1 / 4
     assert popularity["overall"]["ndcg@10"] == pytest.approx(1 / np.log2(3) / 4)
@@ -92,6 +93,120 @@ def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Pa
     assert first["overall"]["mrr@10"] == pytest.approx((1 / 2 + 1 / 5 + 0 + 1 / 2) / 4)
     assert first["head"]["hit_rate@2"] == 1
     assert second == first
+    # Seen: 1 2 3, 1 2, 2 1 6 7 and 3 1; of them, after 2 both 2 and 1 stood before 5, after 1 only 1 before 2.
+    filtered = results["models"][1]["metrics"]["filtered"]["overall"]
+    assert filtered["mrr@10"] == pytest.approx((1 / 1 + 1 / 3 + 0 + 1 / 1) / 4)
+    assert results["models"][1]["metrics"]["sampled"]["overall"]["hit_rate@10"] == 1  # of six items all are in ten
+    low, high = results["models"][1]["intervals"]["full"]["overall"]["hit_rate@2"]
+    assert 0 <= low < 2 / 4 < high <= 1
+    pairs = [test for test in results["comparisons"] if test["slice"] == "overall" and test["protocol"] == "full"]
+    assert {(test["a"], test["b"]) for test in pairs} == {
+        ("popularity", "nearest (first)"),
+        ("popularity", "nearest (second)"),
+        ("nearest (first)", "nearest (second)"),
+    }
+    assert {test["p_holm"] for test in pairs if test["a"] != "popularity"} == {1}
+
+
+def test_candidates_and_rankings_are_left_for_anyone_to_read(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path
+) -> None:
+    run_evaluate(config_of(dataset, recommenders, tmp_path))
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    candidates = pl.read_parquet(tmp_path / "out" / "candidates.parquet")
+    assert candidates["user_id"].to_list() == ["user-0", "user-1", "user-2", "user-3"]
+    assert set(candidates["item_ids"].list.len()) == {5}
+    ranking = pl.read_parquet(tmp_path / "out" / results["models"][1]["runs"][0]["ranking"])
+    assert ranking["target"].to_list() == ["item-04", "item-05", "item-20", "item-02"]
+    assert ranking["rank_full"].to_list() == [2, 5, 20, 2]
+    assert ranking["top_items_filtered"][3].to_list()[:3] == ["item-02", "item-04", "item-05"]
+
+
+def test_an_interrupted_evaluation_keeps_its_rankings(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(dataset, recommenders, tmp_path)
+    run_evaluate(config)
+    first = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    (tmp_path / "out" / "metrics.json").unlink()
+
+    class NotAgain(LastItem):
+        def score(self, histories: Sequences) -> Iterator[np.ndarray]:
+            raise AssertionError("ranked again")
+
+    monkeypatch.setattr(
+        entrants.Recommender, "load", lambda uri, device: NotAgain("nearest", np.eye(NUM_ITEMS, 4, dtype=np.float32))
+    )
+    run_evaluate(config)
+    again = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    assert again["models"] == first["models"]
+    assert again["comparisons"] == first["comparisons"]
+    assert again["examples"] == first["examples"]
+
+
+def test_seeds_of_one_model_are_one_row(dataset: Dataset, recommenders: list[str], tmp_path: Path) -> None:
+    for seed, uri in enumerate(recommenders):
+        training = {"seed": seed, "embeddings": f"snapshot of seed {seed}", "model": {"hidden_dim": 4}}
+        info = {"label": "nearest", "dataset": FINGERPRINT, "training": training}
+        storage.write_json(f"{uri}/recommender.json", info)
+    run_evaluate(config_of(dataset, recommenders, tmp_path))
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    assert [model["label"] for model in results["models"]] == ["popularity", "nearest"]
+    nearest = results["models"][1]
+    assert [(run["uri"], run["seed"]) for run in nearest["runs"]] == [(recommenders[0], 0), (recommenders[1], 1)]
+    assert nearest["metrics"]["full"]["overall"]["hit_rate@5"] == 3 / 4
+    assert nearest["deviations"]["full"]["overall"]["hit_rate@5"] == 0
+    assert "2 seeds" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_imported_rankings_are_measured_by_the_same_functions(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path
+) -> None:
+    run_evaluate(config_of(dataset, recommenders, tmp_path))
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    # What the first evaluation stored of a model comes back in as somebody else's lists.
+    lists = pl.read_parquet(tmp_path / "out" / results["models"][1]["runs"][0]["ranking"])
+    rows = lists.select("user_id", pl.col("top_items_full").alias("item_id")).explode("item_id")
+    rows = rows.with_columns(rank=pl.int_range(1, 21).over("user_id"))
+    rows.write_csv(tmp_path / "theirs.csv")
+    theirs = {"label": "theirs", "uri": str(tmp_path / "theirs.csv"), "seen_items": "kept"}
+    config = config_of(
+        dataset, [], tmp_path, rankings=[theirs], output=str(tmp_path / "again"), examples={"num_users": 2}
+    )
+    run_evaluate(config)
+    again = storage.read_json(str(tmp_path / "again" / "metrics.json"))
+    ours, same = results["models"][1], again["models"][1]
+    assert same["kind"] == "imported"
+    for protocol in ("full", "filtered"):
+        if protocol in same["metrics"]:
+            assert same["metrics"][protocol] == ours["metrics"][protocol]
+    assert "full" in same["metrics"]
+    assert "sampled" not in same["metrics"]
+    assert same["lists"]["full"] == ours["lists"]["full"]
+    assert len(again["examples"]) == 2
+    with pytest.raises(InputError, match="another model is called 'popularity' already"):
+        run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs | {"label": "popularity"}]))
+
+
+def test_text_similarity_is_a_baseline_where_embeddings_are_given(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path
+) -> None:
+    angles = np.linspace(0, 3, NUM_ITEMS)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    root = str(tmp_path / "embeddings")
+    table = to_table(dataset.item_ids, vectors, "float32")
+    manifest = {"snapshot_id": "s0", "dimension": 2, "files": [write(f"{root}/s0/part-00000.parquet", table)]}
+    publish(root, manifest)
+    run_evaluate(config_of(dataset, recommenders, tmp_path, embeddings=root))
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    text = results["models"][1]
+    assert text["label"] == "text similarity"
+    # Neighbours on the circle: after 3 first 3, then 2 and 4; after 2: 2 1 3 0 4 5 …; after 7 the 20th is last.
+    assert text["metrics"]["full"]["overall"]["hit_rate@5"] == 3 / 4
+    assert text["metrics"]["full"]["overall"]["hit_rate@10"] == 3 / 4
+    assert 0 < text["lists"]["full"]["similarity@5"] <= 1
+    assert list(results["embedding_map"]["popularity"]["same_group_share"]) == ["LLM embeddings", "nearest (first)"]
+    assert results["provenance"]["embeddings"] == "s0"
 
 
 def test_a_finished_evaluation_only_prints_again(
@@ -120,36 +235,6 @@ def test_a_recommender_trained_again_does_not_pass_as_the_old_one(
         run_evaluate(config)
 
 
-class Resources(HTMLParser):
-    """What a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.uris: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.uris += [value or "" for name, value in attributes if name in ("src", "srcset", "href", "data")]
-
-
-def test_report_needs_nothing_else(dataset: Dataset, recommenders: list[str], tmp_path: Path) -> None:
-    run_evaluate(config_of(dataset, recommenders, tmp_path))
-    html = (tmp_path / "out" / "report.html").read_text()
-    page = Resources()
-    page.feed(html)
-    assert len(page.uris) == 4  # two pictures, light and dark
-    for uri in page.uris:
-        kind, content = uri.split(",", 1)
-        assert kind == "data:image/svg+xml;base64"
-        svg = base64.b64decode(content).decode()
-        references = re.findall(r'(?:href|src)="([^"]*)"', svg)
-        assert all(reference.startswith(("#", "data:")) for reference in references)
-    assert not re.search(r"@import|<script|<link|url\(", html)
-    assert "http://" not in html
-    assert "https://" not in html
-    for shown in (FINGERPRINT, "nearest (second)", "not filtered", "4 users", "<b>0.7500</b>"):
-        assert shown in html
-
-
 def test_labels_are_text_and_not_markup(
     dataset: Dataset, recommenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,9 +250,13 @@ def test_bad_input_is_refused_before_any_work(dataset: Dataset, recommenders: li
         run_evaluate(config_of(dataset, [str(tmp_path / "nowhere")], tmp_path))
     with pytest.raises(InputError, match="given twice"):
         run_evaluate(config_of(dataset, [recommenders[0]] * 2, tmp_path))
+    with pytest.raises(InputError, match=r"embeddings: .* nothing published"):
+        run_evaluate(config_of(dataset, recommenders, tmp_path, embeddings=str(tmp_path / "nowhere")))
     storage.write_json(f"{recommenders[1]}/recommender.json", {"label": "other", "dataset": "d1"})
     with pytest.raises(InputError, match=r"second was trained on dataset d1, but .* is dataset d0"):
         run_evaluate(config_of(dataset, recommenders, tmp_path))
     with pytest.raises(InputError, match=r"ks: .*10"):
         config_of(dataset, recommenders, tmp_path, ks=[5])
+    with pytest.raises(InputError, match="expected models or rankings"):
+        config_of(dataset, [], tmp_path)
     assert not (tmp_path / "out").exists()

@@ -108,7 +108,13 @@ def test_every_job_submitted_in_turn_ends_with_a_report(cluster, tiny_encoder, t
             f"output={folders['llmemb']}",
             "training.max_epochs=1",
         ],
-        "evaluate": [dataset, f"models=[{folders['none']},{folders['llmemb']}]", f"output={folders['report']}"],
+        "evaluate": [
+            dataset,
+            f"models=[{folders['none']},{folders['llmemb']}]",
+            f"embeddings={folders['embeddings']}",
+            f"output={folders['report']}",
+            "num_workers=2",
+        ],
     }
     for job, overrides in submissions.items():
         result = cluster.submit(job, *overrides)

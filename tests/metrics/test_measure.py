@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
-from llmemb.metrics.measure import measure
+from llmemb.metrics.measure import gains, measure
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.metrics.slices import Slice
 
 
 def slice_of(name: str, queries: list[bool]) -> Slice:
-    return Slice(name, "headline", "", 0, 0, np.array(queries))
+    return Slice(name, "headline", "", np.array(queries))
 
 
 def test_metrics_by_hand() -> None:
@@ -24,9 +24,14 @@ def test_metrics_by_hand() -> None:
     assert values["last"] == dict.fromkeys(values["last"], 0.0)
 
 
+def test_gains_are_what_each_rank_is_worth() -> None:
+    worth = gains(["hit_rate@2", "mrr@3"])
+    assert worth.tolist() == [[1, 1], [1, 1 / 2], [0, 1 / 3], [0, 0]]
+
+
 def test_a_slice_without_queries_has_no_value() -> None:
     values = measure(np.array([1]), [slice_of("cold", [False])], ks=[10])
-    assert values == {"cold": {"hit_rate@10": None, "ndcg@10": None, "mrr@10": None}}
+    assert values == {"cold": {"hit_rate@10": None, "ndcg@10": None, "mrr@10": None, "recall@10": None}}
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -38,6 +43,7 @@ def test_metrics_equal_scikit_learn(k: int) -> None:
     values = measure(ranks, [slice_of("overall", [True] * 200)], ks=[k])["overall"]
     relevance = np.eye(30)[items - 1]
     assert values[f"ndcg@{k}"] == pytest.approx(ndcg_score(relevance, scores, k=k))
+    assert values[f"recall@{k}"] == values[f"hit_rate@{k}"]
     assert values[f"hit_rate@{k}"] == pytest.approx(top_k_accuracy_score(items, scores, k=k, labels=np.arange(1, 31)))
 
 

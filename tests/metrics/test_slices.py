@@ -9,7 +9,7 @@ from llmemb.data.sequences import LeaveOneOut, Sequences, Targets
 from llmemb.evaluation.baselines import Popularity
 from llmemb.metrics.measure import measure
 from llmemb.metrics.ranking import rank_targets
-from llmemb.metrics.slices import head_items, popularity_groups, popularity_slices
+from llmemb.metrics.slices import head_items, item_slices, length_groups, popularity_groups, slices_of, user_slices
 
 #                item:    1  2  3  4  5  6  7  8  9 10 11
 POPULARITY = np.array([0, 4, 9, 4, 0, 1, 1, 9, 2, 0, 4, 3])
@@ -31,7 +31,7 @@ def test_groups_are_fifths_of_the_items_and_the_first_is_the_head() -> None:
 def test_slices_of_targets_by_hand() -> None:
     items = np.array([2, 7, 2, 1, 4, 9, 5], dtype=np.int32)
     targets = Targets(np.arange(7), Sequences.from_lists([[1]] * 7), items)
-    slices = {part.name: part for part in popularity_slices(POPULARITY, targets)}
+    slices = {part.name: part for part in item_slices(POPULARITY, targets)}
     assert {name: int(part.queries.sum()) for name, part in slices.items()} == {
         "overall": 7,
         "head": 3,
@@ -59,6 +59,23 @@ def test_slices_of_targets_by_hand() -> None:
     ]
 
 
+def test_lengths_stay_together_and_tail_users_are_all_but_the_longest() -> None:
+    # Fifths of 10 users end at the 2nd, 4th, 6th and 8th: lengths 1, 2, 3 and 3.
+    lengths = [1, 1, 2, 2, 3, 3, 3, 3, 5, 9]
+    assert length_groups(np.array(lengths)).tolist() == [0, 0, 1, 1, 2, 2, 2, 2, 4, 4]
+    targets = Targets(np.arange(10), Sequences.from_lists([[1] * length for length in lengths]), np.ones(10, np.int32))
+    slices = user_slices(targets)
+    assert {part.name: (part.description, int(part.queries.sum())) for part in slices} == {
+        "tail_users": ("users with a history of up to 3 items", 8),
+        "length_1": ("1", 2),
+        "length_2": ("2", 2),
+        "length_3": ("3", 4),
+        "length_4": ("no user", 0),
+        "length_5": ("5 to 9", 2),
+    }
+    assert slices[0].info["num_items"] is None
+
+
 def test_beauty_has_the_counts_and_the_baseline_measured_elsewhere(shared_data: Path) -> None:
     table = pq.read_table(shared_data / "amazon-beauty" / "interactions.parquet").sort_by(
         [("user_id", "ascending"), ("position", "ascending")]
@@ -70,13 +87,13 @@ def test_beauty_has_the_counts_and_the_baseline_measured_elsewhere(shared_data: 
     popularity = LeaveOneOut().train(sequences).counts(num_items)
     targets = LeaveOneOut().targets(sequences, "test")
 
-    slices = popularity_slices(popularity, targets)
+    slices = slices_of(popularity, targets)
     users = {part.name: part.info["num_users"] for part in slices}
     assert users["overall"] == 22_363
     assert users["cold"] == 138
     assert abs(users["tail"] - 12_752) <= 20  # which of the items that tie at the border are head differs
 
-    ranks = rank_targets(Popularity(popularity), targets, num_items=num_items)
+    ranks = rank_targets(Popularity(popularity), targets, num_items=num_items).ranks["full"]
     values = measure(ranks, slices, ks=[10])
     # .0120 was measured with ties broken for the target; places 10 and 11 tie, so pessimism costs the tenth place.
     counts = np.sort(popularity[1:])

@@ -1,0 +1,139 @@
+"""Who takes part in a comparison: baselines, recommenders (one row for several seeds) and imported rankings."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmemb import storage
+from llmemb.data.dataset import Dataset
+from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
+from llmemb.evaluation.baselines import Popularity, TextSimilarity
+from llmemb.metrics.ranking import Scorer
+from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
+
+Kind = Literal["baseline", "recommender", "imported"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model that was trained once, or one table of rankings.
+
+    Attributes:
+        load: Makes the scorer, here or on another node; None for rankings, which are read.
+        fingerprint: Names what it is: another one ranks anew.
+    """
+
+    fingerprint: str
+    load: Callable[[], Scorer] | None = None
+    uri: str | None = None
+    seed: int | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A row of the comparison; several runs are one model trained with several seeds."""
+
+    label: str
+    kind: Kind
+    runs: tuple[Run, ...]
+
+
+def popularity_entrant(dataset: Dataset) -> Entrant:
+    run = Run(
+        fingerprint=storage.fingerprint(["popularity", dataset.fingerprint]),
+        load=functools.partial(Popularity, dataset.popularity),
+        info={"method": "training interactions: the same list for everybody"},
+    )
+    return Entrant(Popularity.label, "baseline", (run,))
+
+
+def text_similarity_entrant(snapshot: Snapshot, dataset: Dataset, *, last_items: int) -> Entrant:
+    missing = int((~snapshot.vectors(dataset.item_ids)[1]).sum())
+    newest = "the newest item" if last_items == 1 else f"the mean of the {last_items} newest items"
+    run = Run(
+        fingerprint=storage.fingerprint(["text similarity", snapshot.fingerprint, last_items, dataset.fingerprint]),
+        load=functools.partial(load_text_similarity, snapshot.uri, dataset.uri, last_items=last_items),
+        uri=snapshot.uri,
+        info={
+            "method": f"cosine with {newest}, by LLM embeddings alone, untrained",
+            "last_items": last_items,
+            "embeddings": snapshot.fingerprint,
+            "items_without_embedding": missing,
+        },
+    )
+    return Entrant(TextSimilarity.label, "baseline", (run,))
+
+
+def load_text_similarity(snapshot_uri: str, dataset_uri: str, *, last_items: int) -> TextSimilarity:
+    vectors, _ = Snapshot.open(snapshot_uri).vectors(Dataset.open(dataset_uri).item_ids)
+    return TextSimilarity(vectors, last_items=last_items)
+
+
+def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]:
+    """The recommenders at some URIs, those that differ only in their seeds as one; in the order of the first of each.
+
+    Different ones of one label get their folders' names added.
+
+    Raises:
+        InputError: one is missing, given twice, or was trained on another dataset.
+    """
+    if len(set(uris)) < len(uris):
+        raise InputError("models: the same recommender is given twice")
+    groups: dict[str, list[Run]] = {}
+    for uri in uris:
+        run = _recommender_run(uri, dataset)
+        key = storage.fingerprint([run.info["label"], _settings(run.info)])
+        # A seed that is there already is another model under the same settings, not another sample of it.
+        if any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
+            key = uri
+        groups.setdefault(key, []).append(run)
+    labels = Counter(runs[0].info["label"] for runs in groups.values())
+    return [
+        Entrant(_label(runs[0], unique=labels[runs[0].info["label"]] == 1), "recommender", tuple(runs))
+        for runs in groups.values()
+    ]
+
+
+def load_recommender(uri: str) -> Scorer:
+    return Recommender.load(uri, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def item_embeddings(entrant: Entrant) -> NDArray[np.float32] | None:
+    """Those of an entrant's first run, ``[num_items, dim]``; None where it has none."""
+    load = entrant.runs[0].load
+    embeddings = None if load is None else load().item_embeddings
+    return None if embeddings is None else torch.as_tensor(embeddings).cpu().numpy().astype(np.float32)
+
+
+def _recommender_run(uri: str, dataset: Dataset) -> Run:
+    file = storage.join(uri, RECOMMENDER_FILE)
+    if not storage.exists(file):
+        raise InputError(f"models: {uri} has no {RECOMMENDER_FILE}: expected the output of a finished rat job")
+    info = storage.read_json(file)
+    if info["dataset"] != dataset.fingerprint:
+        raise InputError(
+            f"models: {uri} was trained on dataset {info['dataset']}, "
+            f"but {dataset.uri} is dataset {dataset.fingerprint}; expected models of this dataset"
+        )
+    seed = info.get("training", {}).get("seed")
+    return Run(storage.fingerprint([uri, info]), functools.partial(load_recommender, uri), uri, seed, info)
+
+
+def _settings(info: dict[str, Any]) -> dict[str, Any]:
+    """What one model's seeds have in common; what they were made from (URIs, fingerprints) may be seeded too."""
+    return {key: value for key, value in info.get("training", {}).items() if key not in _PER_SEED}
+
+
+_PER_SEED = {"seed", "dataset", "embeddings", "collaborative", "output"}
+
+
+def _label(run: Run, *, unique: bool) -> str:
+    return run.info["label"] if unique else f"{run.info['label']} ({storage.name(str(run.uri))})"

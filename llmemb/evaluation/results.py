@@ -1,0 +1,130 @@
+"""From rankings to the figures of ``metrics.json``: the same for models, baselines and imported lists."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmemb.evaluation.config import HEADLINE_METRICS, Uncertainty
+from llmemb.metrics.lists import list_qualities
+from llmemb.metrics.measure import measure, metric_names
+from llmemb.metrics.ranking import FILTERED, FULL, SAMPLED, Ranking
+from llmemb.metrics.slices import Slice
+from llmemb.metrics.uncertainty import (
+    bootstrap_interval,
+    difference_interval,
+    holm,
+    query_values,
+    randomisation_test,
+)
+
+PROTOCOLS = (FULL, FILTERED, SAMPLED)
+TESTED_PROTOCOLS = (FULL, FILTERED)
+Figures = dict[str, dict[str, Any]]
+
+
+def rank_figures(
+    runs: Sequence[Ranking], slices: Sequence[Slice], *, ks: Sequence[int], uncertainty: Uncertainty, seed: int
+) -> dict[str, dict[str, Figures]]:
+    """Rank metrics of one entrant.
+
+    Returns:
+        ``metrics``, the mean over its runs; ``intervals``, over users, of that mean; and, of several runs,
+        ``deviations`` between them: each ``{protocol: {slice: {metric: …}}}``. A protocol that cannot be known, such as
+        the sampled one of imported lists, is left out; a slice without users holds None.
+    """
+    result: dict[str, dict[str, Figures]] = {"metrics": {}, "intervals": {}}
+    if len(runs) > 1:
+        result["deviations"] = {}
+    for protocol in PROTOCOLS:
+        if not all(protocol in run.ranks for run in runs):
+            continue
+        values = [measure(run.ranks[protocol], slices, ks=ks) for run in runs]
+        ranks = np.stack([run.ranks[protocol] for run in runs], axis=1)
+        result["metrics"][protocol] = _over_runs(values, np.mean)
+        result["intervals"][protocol] = _intervals(ranks, slices, ks=ks, resamples=uncertainty.resamples, seed=seed)
+        if len(runs) > 1:
+            result["deviations"][protocol] = _over_runs(values, _deviation)
+    return result
+
+
+def list_figures(
+    runs: Sequence[Ranking],
+    popularity: NDArray[np.int64],
+    *,
+    ks: Sequence[int],
+    vectors: NDArray[np.float32] | None,
+) -> Figures:
+    """What one entrant's lists are like, ``{protocol: {quality: mean over its runs}}``."""
+    result: Figures = {}
+    for protocol in TESTED_PROTOCOLS:
+        if all(protocol in run.top_items for run in runs):
+            values = [list_qualities(run.top_items[protocol], popularity, ks=ks, vectors=vectors) for run in runs]
+            result[protocol] = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+    return result
+
+
+def comparisons(
+    entrants: Mapping[str, Sequence[Ranking]], slices: Sequence[Slice], *, uncertainty: Uncertainty, seed: int
+) -> list[dict[str, Any]]:
+    """Every two entrants on every headline metric and slice, users paired.
+
+    ``p_holm`` is corrected for all pairs that share a protocol, slice and metric: one column of the comparison table.
+
+    Args:
+        entrants: By label, the rankings of the runs.
+    """
+    result = []
+    for protocol, part, metric in itertools.product(TESTED_PROTOCOLS, slices, HEADLINE_METRICS):
+        if part.family != "headline" or not part.queries.any():
+            continue
+        values = {
+            label: query_values(np.stack([run.ranks[protocol][part.queries] for run in runs], axis=1), metric)
+            for label, runs in entrants.items()
+            if all(protocol in run.ranks for run in runs)
+        }
+        tests = [
+            {"protocol": protocol, "slice": part.name, "metric": metric, "a": a, "b": b}
+            | _test(values[a] - values[b], uncertainty, seed)
+            for a, b in itertools.combinations(values, 2)
+        ]
+        adjusted = holm([test["p"] for test in tests])
+        result += [test | {"p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
+    return result
+
+
+def _test(differences: NDArray[np.float64], uncertainty: Uncertainty, seed: int) -> dict[str, Any]:
+    return {
+        "difference": float(differences.mean()),
+        "interval": difference_interval(differences, resamples=uncertainty.resamples, seed=seed),
+        "p": randomisation_test(differences, randomisations=uncertainty.randomisations, seed=seed),
+    }
+
+
+def _intervals(
+    ranks: NDArray[np.integer], slices: Sequence[Slice], *, ks: Sequence[int], resamples: int, seed: int
+) -> Figures:
+    names = metric_names(ks)
+    return {
+        part.name: bootstrap_interval(ranks[part.queries], names, resamples=resamples, seed=seed)
+        if part.queries.any()
+        else dict.fromkeys(names)
+        for part in slices
+    }
+
+
+def _over_runs(values: Sequence[Mapping[str, Mapping[str, Any]]], reduce: Callable[[list[float]], Any]) -> Figures:
+    first = values[0]
+    return {
+        part: {
+            name: None if value is None else float(reduce([run[part][name] for run in values]))
+            for name, value in metrics.items()
+        }
+        for part, metrics in first.items()
+    }
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))

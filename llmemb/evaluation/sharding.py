@@ -1,0 +1,121 @@
+"""One ranking by many workers: Ray actors that hold the model and take blocks of users."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmemb import cluster
+from llmemb.data.sequences import Targets
+from llmemb.metrics.ranking import Ranking, Scorer, chunks_of, empty_ranking, rank_targets
+
+BLOCKS_PER_WORKER = 8
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every entrant is asked.
+
+    Attributes:
+        depth: How many of the first items are kept.
+        candidates: int32 ``[queries, negatives]`` of the sampled protocol, or None.
+    """
+
+    targets: Targets
+    num_items: int
+    depth: int
+    candidates: NDArray[np.int32] | None = None
+
+    def take(self, queries: NDArray[np.int64]) -> "Question":
+        candidates = None if self.candidates is None else self.candidates[queries]
+        return Question(self.targets.take(queries), self.num_items, self.depth, candidates)
+
+
+def answer(
+    load: Callable[[], Scorer], question: Question, *, num_workers: int, on_progress: Callable[[int], None]
+) -> Ranking:
+    """A model's ranking, by this process or by several Ray workers.
+
+    Users are scored in the same chunks whoever does it, so the ranking is the same to the bit.
+
+    Args:
+        load: Makes the scorer; called on each worker.
+        on_progress: Called with the number of users ranked so far.
+    """
+    if num_workers == 1:
+        return _rank(load(), question, chunks_of(question.targets, num_items=question.num_items), on_progress)
+    from ray.util import ActorPool
+
+    done = 0
+    cluster.connect()
+    ranking = empty_ranking(len(question.targets.items), question.depth, sampled=question.candidates is not None)
+    blocks = _blocks(question, num_workers * BLOCKS_PER_WORKER)
+    tasks = [(number, question.take(np.concatenate(block)), list(map(len, block))) for number, block in blocks.items()]
+    with _actors(load, min(num_workers, len(blocks))) as actors:
+        for number, part in ActorPool(actors).map_unordered(lambda actor, task: actor.rank.remote(*task), tasks):
+            ranking.put(np.concatenate(blocks[number]), part)
+            done += len(part)
+            on_progress(done)
+    return ranking
+
+
+class Ranker:
+    """The actor: a loaded model that ranks blocks of users."""
+
+    def __init__(self, load: Callable[[], Scorer], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._scorer = load()
+
+    def rank(self, number: int, question: Question, lengths: list[int]) -> tuple[int, Ranking]:
+        """The ranking of block ``number``, whose queries are scored in chunks of these lengths."""
+        chunks = np.split(np.arange(len(question.targets.items)), np.cumsum(lengths)[:-1])
+        return number, _rank(self._scorer, question, chunks)
+
+
+@contextlib.contextmanager
+def _actors(load: Callable[[], Scorer], number: int) -> Iterator[list[Any]]:
+    import ray
+
+    threads = cluster.cpu_threads(number)
+    on_gpu = cluster.has_gpus()
+    actor: Any = ray.remote(
+        num_gpus=1 if on_gpu else 0,
+        num_cpus=1 if on_gpu else threads,
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+    )(Ranker)
+    actors = [actor.remote(load, threads) for _ in range(number)]
+    try:
+        yield actors
+    finally:
+        for handle in actors:
+            ray.kill(handle)
+
+
+def _blocks(question: Question, number: int) -> dict[int, list[NDArray[np.int64]]]:
+    """The chunks in at most ``number`` blocks of neighbours."""
+    chunks = chunks_of(question.targets, num_items=question.num_items)
+    number = min(number, len(chunks))
+    return {i: chunks[len(chunks) * i // number : len(chunks) * (i + 1) // number] for i in range(number)}
+
+
+def _rank(
+    scorer: Scorer,
+    question: Question,
+    chunks: list[NDArray[np.int64]],
+    on_progress: Callable[[int], None] | None = None,
+) -> Ranking:
+    return rank_targets(
+        scorer,
+        question.targets,
+        num_items=question.num_items,
+        depth=question.depth,
+        candidates=question.candidates,
+        chunks=chunks,
+        on_progress=on_progress,
+    )

@@ -1,0 +1,46 @@
+"""Which recommenders are one model trained with several seeds, and which are different models."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmemb import storage
+from llmemb.evaluation.entrants import recommender_entrants
+
+DATASET: Any = SimpleNamespace(fingerprint="d0", uri="dataset")
+
+
+def groups(folder: Path, **trainings: dict[str, Any]) -> dict[str, list[int | None]]:
+    """Labels and seeds of the entrants that recommenders with these settings make."""
+    for name, training in trainings.items():
+        info = {"label": training.pop("label", "ours"), "dataset": "d0", "training": training}
+        storage.write_json(f"{folder}/{name}/recommender.json", info)
+    entrants = recommender_entrants([f"{folder}/{name}" for name in trainings], DATASET)
+    return {entrant.label: [run.seed for run in entrant.runs] for entrant in entrants}
+
+
+def test_runs_that_differ_in_their_seed_are_one_entrant(tmp_path: Path) -> None:
+    same = {"model": {"hidden_dim": 4}}
+    found = groups(tmp_path, a={"seed": 0, "embeddings": "x", **same}, b={"seed": 1, "embeddings": "y", **same})
+    assert found == {"ours": [0, 1]}
+
+
+def test_runs_that_differ_in_more_are_entrants_of_their_own(tmp_path: Path) -> None:
+    found = groups(tmp_path, a={"seed": 0, "rate": 1}, b={"seed": 1, "rate": 2}, c={"seed": 2, "rate": 1})
+    assert found == {"ours (a)": [0, 2], "ours (b)": [1]}
+
+
+def test_one_seed_twice_is_two_entrants(tmp_path: Path) -> None:
+    assert groups(tmp_path, a={"seed": 0}, b={"seed": 0}) == {"ours (a)": [0], "ours (b)": [0]}
+
+
+def test_labels_keep_models_apart(tmp_path: Path) -> None:
+    found = groups(tmp_path, a={"seed": 0, "label": "one"}, b={"seed": 1, "label": "two"})
+    assert found == {"one": [0], "two": [1]}
+
+
+@pytest.mark.parametrize("training", [{}, {"model": {}}])
+def test_without_seeds_nothing_is_pooled(training: dict[str, Any], tmp_path: Path) -> None:
+    assert groups(tmp_path, a=dict(training), b=dict(training)) == {"ours (a)": [None], "ours (b)": [None]}

@@ -1,0 +1,72 @@
+"""Intervals and tests against scipy's, which resample user by user."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmemb.metrics.measure import ndcg
+from llmemb.metrics.uncertainty import (
+    bootstrap_interval,
+    difference_interval,
+    holm,
+    query_values,
+    randomisation_test,
+)
+
+RANDOM = np.random.default_rng(0)
+RANKS = np.minimum(RANDOM.geometric(0.03, size=800), 200)
+
+
+def test_interval_is_that_of_resampling_users_one_by_one() -> None:
+    values = ndcg(RANKS, 10)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1))
+    ours = bootstrap_interval(RANKS[:, None], ["hit_rate@10", "ndcg@10"], resamples=4000, seed=0)
+    assert ours["ndcg@10"] == pytest.approx(tuple(theirs.confidence_interval), abs=0.15 * values.std() / np.sqrt(800))
+    assert ours["ndcg@10"][0] < values.mean() < ours["ndcg@10"][1]
+    assert ours == bootstrap_interval(RANKS[:, None], ["hit_rate@10", "ndcg@10"], resamples=4000, seed=0)
+
+
+def test_a_querys_value_is_the_mean_of_its_runs() -> None:
+    ranks = np.array([[1, 3], [20, 2], [20, 20]])
+    assert query_values(ranks, "mrr@10").tolist() == pytest.approx([(1 + 1 / 3) / 2, 1 / 4, 0])
+    low, high = bootstrap_interval(np.array([[1, 2]] * 5), ["mrr@10"], resamples=100, seed=0)["mrr@10"]
+    assert low == high == pytest.approx(0.75)  # all users alike: nothing to be unsure of
+
+
+def test_difference_interval_keeps_users_paired() -> None:
+    better = np.maximum(RANKS - 1, 1)  # every user a place further up
+    differences = ndcg(better, 10) - ndcg(RANKS, 10)
+    theirs = stats.bootstrap(
+        (differences,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    )
+    ours = difference_interval(differences, resamples=4000, seed=0)
+    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.15 * differences.std() / np.sqrt(800))
+    assert ours[0] > 0
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.12])
+def test_p_value_is_that_of_scipys_sign_flips(shift: float) -> None:
+    random = np.random.default_rng(2)
+    differences = np.where(random.random(400) < 0.3, random.choice([-1, -0.5, 0.5, 1], size=400), 0) + np.where(
+        random.random(400) < shift, 0.5, 0
+    )
+    theirs = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(3)
+    )
+    assert randomisation_test(differences, randomisations=9999, seed=0) == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_p_value_by_hand() -> None:
+    # Four differences of one sign: 2 of the 16 sign patterns are as far from zero.
+    assert randomisation_test(np.array([1.0, 1, 1, 1, 0, 0]), randomisations=50_000, seed=0) == pytest.approx(
+        1 / 8, abs=0.01
+    )
+    assert randomisation_test(np.zeros(5), randomisations=100, seed=0) == 1
+    assert randomisation_test(np.ones(50), randomisations=99, seed=0) == 1 / 100  # the smallest that 99 flips can show
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .5, times 4 3 2 1: .04 .06 .06 .5; never falling, never above 1.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
