@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
-.PHONY: env demo beauty test lint format clean
+.PHONY: env demo beauty test browser lint format clean
 
 env: .venv/.ready
 
@@ -41,8 +41,14 @@ set -e; for job in $(JOBS); do \
 done
 endef
 
-test: env
+test: env browser
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The report is tested in a real browser; where it cannot be installed, that test says what is missing.
+browser:
+	@test -n "$$LLMEMB_CHROMIUM$$(command -v chromium)$$(command -v chromium-browser)$$(command -v google-chrome)" || { \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing chromium, for the report's test" && \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; } || true
 
 lint: env
 	$(BIN)/ruff check .

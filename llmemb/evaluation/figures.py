@@ -159,7 +159,7 @@ def _draw_hit_rates(
     theme: Theme,
     narrow: bool,
 ) -> None:
-    """Bars with their intervals over users; models without the headline protocol are left out."""
+    """Bars with their intervals over users; models without the headline protocol are left out, names are the page's."""
     shown = [(number, model) for number, model in enumerate(models) if "full" in model["metrics"]]
     centres = np.arange(len(groups)) + 0.5
     width = 0.84 / max(len(shown), 1)
@@ -174,13 +174,10 @@ def _draw_hit_rates(
             yerr=np.abs(np.array(intervals, dtype=np.float64).T - rates),
             error_kw={"ecolor": theme.ink, "elinewidth": 0.8, "capsize": 0},
             color=model_color(number),
-            label=model["label"],
         )
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, len(groups))
     axes.set_ylabel(metric)
-    # Above the axes, where it cannot hide a bar.
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2 if narrow else 4, handlelength=1.2, columnspacing=1.2)
 
 
 def _label_groups(

@@ -1,0 +1,149 @@
+"""The report as a reader's browser shows it: headless Chromium, on a desk and on a phone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from llmemb import storage
+from llmemb.data.sequences import Sequences
+from llmemb.evaluation import entrants
+from llmemb.evaluation.config import HEADLINE_METRICS, EvaluateConfig
+from llmemb.evaluation.evaluate import run_evaluate
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# What a container without a user of its own needs, and no calls to the browser's maker.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+PHONE, DESK = 390, 1280
+NUM_ITEMS, NUM_USERS = 60, 80
+HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="document.title = \'owned\'">'
+LABELS = (f"SASRec {HOSTILE}", "a label with many words that does not fit beside two columns of figures on a phone")
+
+LEAVES_THE_PAGE = """width => [...document.querySelectorAll("body *")]
+    .filter(element => !element.closest(".scroll") && element.getBoundingClientRect().right > width + 0.5)
+    .map(element => element.outerHTML.slice(0, 200))"""
+
+
+class Table:
+    """A recommender with a random table: scores by its product with the newest item."""
+
+    def __init__(self, label: str, seed: int) -> None:
+        self.label = label
+        self.item_embeddings = np.random.default_rng(seed).normal(size=(NUM_ITEMS, 8)).astype(np.float32)
+
+    def score(self, histories: Sequences) -> Iterator[np.ndarray]:
+        newest = histories.newest(np.ones(len(histories), dtype=np.int64)).items
+        yield self.item_embeddings[newest - 1] @ self.item_embeddings.T
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an evaluation whose every text tries to leave its place."""
+    folder = tmp_path_factory.mktemp("report")
+    random = np.random.default_rng(0)
+    ids = [f"<b>{index:03d}" for index in range(NUM_ITEMS)]
+    titles = [f"{HOSTILE} {index}" if index % 2 else "unbreakable" * 30 for index in range(NUM_ITEMS)]
+    kinds = [["shop", str(random.choice(["</svg>", "lamps", "x" * 90]))] for _ in ids]
+    items = pa.table({"item_id": ids, "title": titles, "categories": kinds})
+    histories = [[ids[item] for item in random.integers(0, NUM_ITEMS, random.integers(3, 9))] for _ in range(NUM_USERS)]
+    users = pa.table({"user_id": [f"<i>{'u' * 60}{user}" for user in range(NUM_USERS)], "item_ids": histories})
+    dataset = str(folder / "dataset")
+    files = {
+        "items": [storage.write_table(f"{dataset}/items/part-0.parquet", items)],
+        "sequences": [storage.write_table(f"{dataset}/sequences/part-0.parquet", users)],
+    }
+    counts = {"items": NUM_ITEMS, "users": NUM_USERS}
+    storage.write_json(f"{dataset}/dataset.json", {"fingerprint": "d0", "counts": counts, "files": files})
+    models = {f"{folder}/{number}": Table(label, number) for number, label in enumerate(LABELS)}
+    for uri, model in models.items():
+        storage.write_json(f"{uri}/recommender.json", {"label": model.label, "dataset": "d0"})
+    config = {"dataset": dataset, "models": list(models), "output": f"{folder}/out", "sampled": {"num_negatives": 9}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entrants.Recommender, "load", lambda uri, device: models[uri])
+        run_evaluate(EvaluateConfig.parse(config))
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("LLMEMB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.fail(f"no {' or '.join(BROWSERS)}: apt-get install chromium, or name a browser in LLMEMB_CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def troubles() -> list[str]:
+    """What went wrong while a page was shown."""
+    return []
+
+
+def show(browser: Browser, report: Path, *, width: int, dark: bool, troubles: list[str]) -> Page:
+    """Opens the report with all of its details, and notes errors and everything that it fetches."""
+    scheme: Any = "dark" if dark else "light"
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: request.url.startswith("data:") or troubles.append(f"fetched: {request.url}"))
+    page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    return page
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_page_fits_and_nothing_goes_wrong(
+    browser: Browser, evaluation: Path, troubles: list[str], width: int, dark: bool
+) -> None:
+    report = evaluation / "report.html"
+    page = show(browser, report, width=width, dark=dark, troubles=troubles)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(LEAVES_THE_PAGE, width) == []
+    assert troubles == [f"fetched: {report.as_uri()}"]
+    pictures = page.evaluate("[...document.images].map(image => [image.naturalWidth, image.currentSrc.slice(0, 19)])")
+    assert len(pictures) == 2
+    assert all(size > 0 and source == "data:image/svg+xml;" for size, source in pictures)
+    page.close()
+
+
+def test_a_phone_gets_a_picture_of_its_own(browser: Browser, evaluation: Path, troubles: list[str]) -> None:
+    pages = [
+        show(browser, evaluation / "report.html", width=width, dark=False, troubles=troubles) for width in (PHONE, DESK)
+    ]
+    shapes = [page.evaluate("document.images[0].naturalWidth / document.images[0].naturalHeight") for page in pages]
+    assert shapes[0] < 1 < shapes[1]
+
+
+def test_texts_of_the_data_stay_texts(browser: Browser, evaluation: Path, troubles: list[str]) -> None:
+    page = show(browser, evaluation / "report.html", width=DESK, dark=False, troubles=troubles)
+    assert page.title().endswith(": comparison of recommenders")
+    assert page.evaluate("document.scripts.length") == 0
+    text = page.inner_text("body")
+    for shown in (LABELS[0], f"{HOSTILE} 1", "User <i>uuu", "</svg>"):
+        assert shown in text
+
+
+def test_the_page_shows_the_figures_of_metrics_json(browser: Browser, evaluation: Path, troubles: list[str]) -> None:
+    results = storage.read_json(str(evaluation / "metrics.json"))
+    page = show(browser, evaluation / "report.html", width=DESK, dark=False, troubles=troubles)
+    for position, part in enumerate(["overall", "head", "tail"]):
+        card = page.locator(".cards > div").nth(position)
+        for row, model in enumerate(results["models"]):
+            cells = card.locator("tbody tr").nth(row).locator("td").all_inner_texts()
+            for cell, metric in zip(cells, HEADLINE_METRICS, strict=True):
+                value, interval = model["metrics"]["full"][part][metric], model["intervals"]["full"][part][metric]
+                figure, bounds = cell.split("\n")[0], cell.split("\n")[-1]
+                assert float(figure.split()[0]) == pytest.approx(value, abs=5e-5)
+                assert [float(bound) for bound in bounds.split(" to ")] == pytest.approx(interval, abs=5e-5)
+    dots = page.evaluate("[...document.querySelectorAll('.maps path')].map(path => path.getAttribute('d')).join('')")
+    assert dots.count("M") == 2 * 2 * NUM_ITEMS  # two models, coloured in two ways
