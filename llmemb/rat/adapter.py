@@ -2,8 +2,10 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 AdapterKind = Literal["linear", "mlp", "paper"]
@@ -61,15 +63,21 @@ def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Floa
     """The frozen table as the adapter sees it.
 
     ``standardise``: every dimension to mean 0 and deviation 1. ``whiten``: also turned to the principal axes, so that
-    no two dimensions say the same.
+    no two dimensions say the same, by a covariance shrunk as Ledoit and Wolf (2004) do.
     """
     if scaling == "none":
         return embeddings
-    centred = embeddings.double() - embeddings.double().mean(0)
+    centred = (embeddings.double() - embeddings.double().mean(0)).numpy(force=True)
     if scaling == "whiten":
-        variance, axes = torch.linalg.eigh(torch.cov(centred.T, correction=0).reshape(centred.shape[1], -1))
-        rotated = centred @ axes
-        # Directions without variance would only be blown-up rounding errors.
-        useful = variance > variance.max() * MIN_SCALE
-        return torch.where(useful, rotated / variance.clamp(min=MIN_SCALE**2).sqrt(), 0.0).float()
-    return (centred / centred.std(0, correction=0).clamp(min=MIN_SCALE)).float()
+        return torch.from_numpy(_whitened(centred)).to(embeddings)
+    deviation = centred.std(axis=0).clip(min=MIN_SCALE)
+    return torch.from_numpy(centred / deviation).to(embeddings)
+
+
+def _whitened(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    from sklearn.covariance import ledoit_wolf
+
+    # With few items for many dimensions the smallest variances are chance; shrinking keeps these from being blown up.
+    covariance, _ = ledoit_wolf(centred, assume_centered=True)
+    variance, axes = np.linalg.eigh(covariance)
+    return centred @ axes / np.sqrt(variance.clip(min=MIN_SCALE**2))

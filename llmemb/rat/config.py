@@ -2,9 +2,10 @@
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig
+from llmemb.srs.backbone import find_backbone
 from llmemb.srs.encoder import Similarity
 
 
@@ -67,6 +68,34 @@ class TrainingConfig(Config):
     max_epochs: int = Field(default=24, ge=1)
     patience: int = Field(default=5, ge=1)
     """Epochs without a better validation NDCG@10 after which training ends; the best weights are kept."""
+    mask_share: float = Field(default=0.4, gt=0, lt=1)
+    """The share of items that a backbone which sees both sides (BERT4Rec) has to fill in."""
+    newest_share: float = Field(default=0.2, ge=0, le=1)
+    """For the same, the share of sequences of which the newest item alone is masked, as when recommending."""
+
+
+class FusionConfig(Config):
+    """What is added to a score beside the trained logit; the weights are those of the best validation NDCG@10."""
+
+    repeats: bool = True
+    """Lets items of the history fall: tried are 0, the log of the share of repeats among the training targets, and half
+    of it. Where nothing repeats this is what a filter of seen items does; where much does, nothing falls."""
+    content_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+    """Tried factors of the cosine of a candidate's whitened LLM embedding and the history's; ``[0]`` is without
+    (method llmemb)."""
+    content_decay: float = Field(default=0.6, gt=0, le=1)
+    """How much less each item of a history adds to its content than the one after it."""
+
+    @field_validator("content_weights")
+    @classmethod
+    def _some_weight(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if not weights or min(weights) < 0:
+            raise ValueError("expected one weight or more, none below 0")
+        return weights
+
+    @property
+    def content(self) -> bool:
+        return any(self.content_weights)
 
 
 class EngineConfig(Config):
@@ -90,7 +119,8 @@ class RatConfig(JobConfig):
     """The ID-only recommender of method ``llmemb``, trained there where there is none yet; ``<output>/collaborative``
     by default."""
     output: str
-    backbone: Literal["sasrec"] = "sasrec"
+    backbone: str = "sasrec"
+    """``sasrec``, ``gru4rec``, ``bert4rec``, ``hstu``, or ``package.module:ClassName`` of one's own."""
     method: Literal["none", "llmemb"] = "llmemb"
     """``none`` is the ID-only recommender."""
     num_workers: int = Field(default=1, ge=1)
@@ -99,7 +129,14 @@ class RatConfig(JobConfig):
     adapter: AdapterConfig = AdapterConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     training: TrainingConfig = TrainingConfig()
+    fusion: FusionConfig = FusionConfig()
     engine: EngineConfig = EngineConfig()
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_exists(cls, name: str) -> str:
+        find_backbone(name)
+        return name
 
     @model_validator(mode="after")
     def _llm_has_embeddings(self) -> Self:

@@ -1,12 +1,14 @@
 """The RAT job: an ID-only recommender first, then the one on LLM embeddings, each a Ray Train run."""
 
+import math
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
@@ -17,18 +19,21 @@ from llmemb.errors import InputError
 from llmemb.rat.adapter import make_adapter, scale
 from llmemb.rat.alignment import alignment_loss
 from llmemb.rat.config import RatConfig
+from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.recommender import (
+    FORMAT,
     RECOMMENDER_FILE,
     make_encoder,
+    read_final_table,
     read_info,
-    read_item_embeddings,
     write_recommender,
 )
 from llmemb.rat.training import Alignment, Epoch, Schedule, TrainableRecommender, Worker, train
+from llmemb.srs.backbone import label
 from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
+from llmemb.srs.repeats import repeat_share
 
 CHECKPOINTS_FOLDER = "checkpoints"
-LABELS = {"sasrec": "SASRec"}
 
 
 def run_rat(config: RatConfig) -> None:
@@ -95,16 +100,16 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
     return torch.from_numpy(table), len(missing)
 
 
-def make_model(config: RatConfig, popularity: NDArray[np.int64], embeddings: Tensor | None) -> TrainableRecommender:
+def make_model(config: RatConfig, dataset: Dataset, embeddings: Tensor | None) -> TrainableRecommender:
     """The untrained recommender, the same for the same seed.
 
     Args:
-        popularity: ``[num_items + 1]``, training interactions per item index.
         embeddings: As :func:`load_embeddings` gives them.
     """
     torch.manual_seed(config.seed)
-    num_items = len(popularity) - 1
-    encoder = make_encoder(config.model)
+    num_items = dataset.num_items
+    encoder = make_encoder(config.backbone, config.model, content_decay=config.fusion.content_decay)
+    encoder.seen_logit.fill_(seen_logits(config, dataset)[-1])
     hidden_dim = config.model.hidden_dim
     if embeddings is None:
         return TrainableRecommender(IdTable(num_items, hidden_dim), encoder)
@@ -112,9 +117,18 @@ def make_model(config: RatConfig, popularity: NDArray[np.int64], embeddings: Ten
     table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
     if config.adapter.add_ids:
         # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
-        known = torch.from_numpy(popularity[1:] > 0)
+        known = torch.from_numpy(dataset.popularity[1:] > 0)
         table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, known=known)])
-    return TrainableRecommender(table, encoder)
+    content = normalize(scale(embeddings, "whiten"), dim=1) if config.fusion.content else None
+    return TrainableRecommender(table, encoder, content=content)
+
+
+def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
+    """What is tried as the logit of items that a history has already; the last is in force during training."""
+    if not config.fusion.repeats:
+        return [0.0]
+    log_share = math.log(repeat_share(dataset.train))
+    return [0.0, log_share / 2, log_share]
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -130,19 +144,27 @@ def train_worker(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(arguments["threads"])
     dataset = Dataset.open(config.dataset)
     embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
-    model = make_model(config, dataset.popularity, embeddings).to(device)
+    model = make_model(config, dataset, embeddings).to(device)
+    validation = dataset.validation()
     history = train(
         model,
         dataset.train,
-        dataset.validation(),
+        validation,
         make_schedule(config),
         seed=config.seed,
         align=make_alignment(config, arguments["collaborative"], device),
         worker=worker,
         on_epoch=partial(_tell, arguments["board"]) if worker.rank == 0 else None,
     )
+    tried = fuse(
+        model,
+        validation,
+        seen_logits=seen_logits(config, dataset),
+        content_weights=config.fusion.content_weights,
+        worker=worker,
+    )
     if worker.rank == 0:
-        summary = summarise(history) | {"items_without_embedding": num_missing}
+        summary = summarise(history, tried) | {"items_without_embedding": num_missing}
         _write(config, dataset, model, summary, collaborative=arguments["collaborative"])
 
 
@@ -156,7 +178,7 @@ def make_alignment(config: RatConfig, collaborative: str | None, device: torch.d
     settings = config.alignment
     if collaborative is None or settings.weight == 0:
         return None
-    frozen = torch.from_numpy(read_item_embeddings(collaborative)).to(device)
+    frozen = torch.from_numpy(read_final_table(collaborative)[:, : config.model.hidden_dim]).to(device)
 
     def align(adapted: Tensor, item_index: Tensor) -> Tensor:
         loss = alignment_loss(settings.loss, adapted, frozen, item_index, temperature=settings.temperature)
@@ -211,15 +233,16 @@ def _tell(board: Any, epoch: Epoch, is_last: bool) -> None:
 
 
 def _label(config: RatConfig) -> str:
-    backbone = LABELS[config.backbone]
+    backbone = label(config.backbone)
     return backbone if config.method == "none" else f"LLMEmb ({backbone})"
 
 
-def summarise(history: list[Epoch]) -> dict[str, Any]:
+def summarise(history: list[Epoch], tried: list[Fusion]) -> dict[str, Any]:
     """The training part of ``metrics.json``."""
     best = max(history, key=lambda epoch: epoch.validation_ndcg)
     return {
-        "validation": {"ndcg@10": best.validation_ndcg},
+        "validation": {"ndcg@10": max(fusion.validation_ndcg for fusion in tried)},
+        "fusion": [asdict(fusion) for fusion in tried],
         "best_epoch": best.epoch,
         "epochs": [epoch.summary() for epoch in history],
         "step_losses": [loss for epoch in history for loss in epoch.step_losses],
@@ -235,11 +258,12 @@ def _write(
     collaborative: str | None,
 ) -> None:
     info = {
-        "format": 1,
+        "format": FORMAT,
         "label": _label(config),
         "backbone": config.backbone,
         "method": config.method,
         "model": config.model.model_dump(mode="json"),
+        "content_decay": config.fusion.content_decay,
         "dataset": dataset.fingerprint,
         "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,
         "collaborative": None if collaborative is None else storage.fingerprint(read_info(collaborative)),
@@ -247,7 +271,5 @@ def _write(
         "llmemb": __version__,
     }
     with torch.inference_mode():
-        embeddings = model.eval().item_embeddings()
-    write_recommender(
-        config.output, model, item_ids=dataset.item_ids, item_embeddings=embeddings, info=info, metrics=metrics
-    )
+        table = model.eval().final_table()
+    write_recommender(config.output, model, item_ids=dataset.item_ids, final_table=table, info=info, metrics=metrics)

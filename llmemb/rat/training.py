@@ -9,15 +9,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
-from llmemb.srs.batching import cut_windows, epoch_batches, gather
 from llmemb.srs.encoder import HistoryEncoder, score
 from llmemb.srs.loss import full_softmax
+from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 
 VALIDATION_K = 10
 
@@ -36,6 +35,8 @@ class Schedule:
     warmup_steps: int
     max_epochs: int
     patience: int
+    mask_share: float
+    newest_share: float
     precision: torch.dtype = torch.float32
 
 
@@ -70,14 +71,29 @@ class Epoch:
 
 
 class TrainableRecommender(nn.Module):
-    """What is trained: the item table and the encoder that reads it."""
+    """What is trained: the item table and the encoder that reads it.
 
-    def __init__(self, table: nn.Module, encoder: HistoryEncoder) -> None:
+    Args:
+        content: Frozen unit vectors, one per item, for the content term of scores; None without.
+    """
+
+    content: Tensor
+
+    def __init__(
+        self, table: nn.Module, encoder: HistoryEncoder, *, content: Float[Tensor, "item content"] | None = None
+    ) -> None:
         super().__init__()
         self.table, self.encoder = table, encoder
+        num_items = len(table())
+        self.register_buffer("content", torch.zeros(num_items, 0) if content is None else content, persistent=False)
 
     def item_embeddings(self) -> Float[Tensor, "item dim"]:
+        """What is trained of the final table."""
         return self.encoder.embeddings(self.table())
+
+    def final_table(self) -> Float[Tensor, "item final"]:
+        """All that is cached: the item embeddings, and then the content."""
+        return torch.cat([self.item_embeddings(), self.content], dim=1)
 
 
 def train(
@@ -129,6 +145,14 @@ def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
     return schedule.learning_rate * min(1.0, rising) * falling
 
 
+def make_objective(sequences: Sequences, encoder: HistoryEncoder, schedule: Schedule) -> Objective:
+    """What the encoder's backbone is trained to answer."""
+    sizes = {"max_seq_len": encoder.max_seq_len, "batch_positions": schedule.batch_positions}
+    if encoder.causal:
+        return NextItem(sequences, **sizes)
+    return Cloze(sequences, **sizes, mask_share=schedule.mask_share, newest_share=schedule.newest_share)
+
+
 class _Loop:
     """What stays the same from step to step."""
 
@@ -143,7 +167,7 @@ class _Loop:
         worker: Worker,
     ) -> None:
         self._model, self._schedule, self._seed, self._align, self._worker = model, schedule, seed, align, worker
-        self._windows = cut_windows(sequences, max_seq_len=model.encoder.max_seq_len)
+        self._objective = make_objective(sequences, model.encoder, schedule)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
         )
@@ -156,20 +180,19 @@ class _Loop:
         """One pass over the sequences; each step's mean loss and number of positions."""
         # Workers draw different dropout, the same in every run.
         torch.manual_seed(int(np.random.SeedSequence([self._seed, epoch, self._worker.rank]).generate_state(1)[0]))
-        batches = epoch_batches(
-            self._windows, batch_positions=self._schedule.batch_positions, seed=self._seed, epoch=epoch
-        )
-        losses = []
+        losses, positions = [], []
         self._model.train()
-        for step, rows in enumerate(batches):
+        steps = self._objective.steps_per_epoch
+        for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * len(batches) + step, len(batches), self._schedule)
-            losses.append(self.step(rows))
+                group["lr"] = learning_rate(epoch * steps + step, steps, self._schedule)
+            losses.append(self.step(batch))
+            positions.append(batch.num_targets)
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(f"epoch {epoch + 1}, step {step + 1}: loss {losses[-1]}")
-        return losses, [int(self._windows.num_targets[rows].sum()) for rows in batches]
+        return losses, positions
 
-    def step(self, rows: NDArray[np.int64]) -> float:
+    def step(self, batch: Batch) -> float:
         """One step on a global batch, of which this worker computes every ``num_workers``-th row; its mean loss.
 
         Workers' gradients are summed. Each divides its positions by those of the whole batch, so the sum is the
@@ -177,11 +200,11 @@ class _Loop:
         """
         worker = self._worker
         embeddings = self._model.item_embeddings()
-        mine = rows[worker.rank :: worker.num_workers]
-        loss = self._recommendation_loss(mine, embeddings) / int(self._windows.num_targets[rows].sum())
+        mine = batch.share(worker.rank, worker.num_workers)
+        loss = self._recommendation_loss(mine, embeddings) / batch.num_targets
         if self._align is not None:
             # Every worker aligns the whole batch's items: they are few, and an item's negatives must be the same.
-            item_index = torch.cat([torch.from_numpy(array).flatten() for array in gather(self._windows, rows)])
+            item_index = torch.from_numpy(np.concatenate([batch.inputs, batch.targets], axis=None))
             loss = loss + self._align(embeddings, item_index.to(worker.device)) / worker.num_workers
         self._optimizer.zero_grad()
         loss.backward()
@@ -189,15 +212,19 @@ class _Loop:
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
 
-    def _recommendation_loss(self, rows: NDArray[np.int64], embeddings: Tensor) -> Tensor:
-        """The cross-entropy summed over the real positions of these rows."""
+    def _recommendation_loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
+        """The cross-entropy summed over the positions that have a target."""
         device, precision = self._worker.device, self._schedule.precision
-        inputs, targets = (torch.from_numpy(array).to(device) for array in gather(self._windows, rows))
+        inputs, targets = (torch.from_numpy(array).to(device) for array in (batch.inputs, batch.targets))
         real = targets > 0
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             queries = self._model.encoder(inputs, embeddings)[real].float()  # [position, dim]
         return full_softmax(
-            queries, embeddings, targets[real] - 1, logit_offsets=self._logit_offsets, matmul_dtype=precision
+            queries,
+            embeddings,
+            targets[real] - 1,
+            logit_offsets=self._logit_offsets,
+            matmul_dtype=precision,
         )
 
 
@@ -223,8 +250,8 @@ def validation_ndcg(model: TrainableRecommender, targets: Targets, *, worker: Wo
     wanted = targets.items[by_length]
     total, done = 0.0, 0
     with torch.inference_mode():
-        embeddings = model.item_embeddings()
-        for scores in score(model.encoder, embeddings, targets.histories.take(by_length)):
+        table = model.final_table()
+        for scores in score(model.encoder, table, targets.histories.take(by_length)):
             items = wanted[done : done + len(scores)]
             total += float(ndcg(ranks_in_chunk(scores, items, model="training"), VALIDATION_K).sum())
             done += len(scores)

@@ -1,6 +1,7 @@
 """Batches of training sequences, a pure function of (seed, epoch)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +51,17 @@ def epoch_batches(windows: Windows, *, batch_positions: int, seed: int, epoch: i
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def gather(windows: Windows, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Inputs and targets, int64 ``[rows, longest]``: the target of each position is the item after it; 0 is padding."""
-    num = windows.num_targets[rows]
-    columns = np.arange(num.max(initial=1))
-    real = columns < num[:, None]
-    source = np.where(real, windows.starts[rows][:, None] + columns, 1)
-    items = windows.sequences.items
-    return np.where(real, items[source - 1], 0).astype(np.int64), np.where(real, items[source], 0).astype(np.int64)
+def gather(windows: Windows, rows: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
+    """Values of the items of some windows, ``[row, longest + 1]``: a window's targets, and the item before them first.
+
+    Args:
+        values: One per interaction, such as the items themselves.
+
+    Returns:
+        Zero where a window is shorter than the longest.
+    """
+    num_targets = windows.num_targets[rows][:, None]
+    columns = np.arange(num_targets.max(initial=0) + 1)
+    real = columns <= num_targets
+    source = np.where(real, windows.starts[rows][:, None] - 1 + columns, 0)
+    return np.where(real, values[source], 0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,27 +12,54 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
+from llmemb.srs.content import content_queries
+from llmemb.srs.objective import MASK
+from llmemb.srs.repeats import seen_rows
 
 Similarity = Literal["cosine", "dot"]
+MASK_INIT_STD = 0.02
 
 
 class HistoryEncoder(nn.Module):
     """A backbone and how its states meet the item table.
+
+    A score may have two more terms, whose weights are no part of the training and 0 at first: ``seen_logit`` is added
+    to the items of the history, which otherwise rank high by likeness to themselves, and ``content_weight`` times the
+    cosine of a candidate's content and the history's.
 
     Args:
         backbone: From item vectors ``[batch, seq, dim]`` and a mask to states of the same shape.
         similarity: ``cosine`` compares directions, so that an item's popularity cannot hide in its vector's length;
             ``dot`` is SASRec's own.
         temperature: Divides cosines; small ones make the softmax sharp.
+        content_decay: How much less each item of a history adds to its content than the one after it.
     """
 
+    seen_logit: Tensor
+    content_weight: Tensor
+
     def __init__(
-        self, backbone: nn.Module, *, hidden_dim: int, max_seq_len: int, similarity: Similarity, temperature: float
+        self,
+        backbone: nn.Module,
+        *,
+        hidden_dim: int,
+        max_seq_len: int,
+        similarity: Similarity,
+        temperature: float,
+        content_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.max_seq_len = max_seq_len
-        self._similarity, self._temperature = similarity, temperature
+        self.hidden_dim, self.max_seq_len, self.content_decay = hidden_dim, max_seq_len, content_decay
+        self.register_buffer("seen_logit", torch.zeros(()))
+        self.register_buffer("content_weight", torch.zeros(()))
+        self.causal: bool = getattr(backbone, "causal", True)
+        if not self.causal:
+            if max_seq_len < 2:
+                raise ValueError(f"max_seq_len {max_seq_len}: expected 2 or more, for an item and the mask behind it")
+            self.mask_vector = nn.Parameter(torch.randn(hidden_dim) * MASK_INIT_STD)
+        self._similarity = similarity
+        self._temperature = temperature if similarity == "cosine" else 1.0
         self._input_scale = math.sqrt(hidden_dim) if similarity == "cosine" else 1.0
         self.output_norm = nn.LayerNorm(hidden_dim) if similarity == "dot" else nn.Identity()
 
@@ -43,21 +71,70 @@ class HistoryEncoder(nn.Module):
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]
     ) -> Float[Tensor, "batch seq dim"]:
         """Queries; ``queries @ embeddings.T`` are logits. At padding (index 0) they mean nothing."""
-        mask = item_index > 0
         vectors = F.embedding((item_index - 1).clamp(min=0), embeddings) * self._input_scale
-        states = self.output_norm(self.backbone(vectors, mask))
+        if not self.causal:
+            vectors = torch.where((item_index == MASK)[:, :, None], self.mask_vector, vectors)
+        states = self.output_norm(self.backbone(vectors, item_index != 0))
         return F.normalize(states, dim=-1) / self._temperature if self._similarity == "cosine" else states
+
+    def questions(self, histories: Sequences, start: int, stop: int) -> Int[Tensor, "user seq"]:
+        """What is put in to rank what comes after some users' histories; the answer is the last column's query."""
+        if self.causal:
+            return newest_items(histories, start, stop, max_seq_len=self.max_seq_len)
+        newest = newest_items(histories, start, stop, max_seq_len=self.max_seq_len - 1)
+        return F.pad(newest, (0, 1), value=MASK)
 
 
 def score(
-    encoder: HistoryEncoder, embeddings: Float[Tensor, "item dim"], histories: Sequences, *, chunk_users: int = 512
+    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences, *, chunk_users: int = 512
 ) -> Iterator[Float[Tensor, "user item"]]:
-    """Logits of all items after each history, some users at a time, in their order; column j is item index j + 1."""
-    for start in range(0, len(histories), chunk_users):
-        item_index = newest_items(histories, start, start + chunk_users, max_seq_len=encoder.max_seq_len)
+    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1.
+
+    Args:
+        table: The final embeddings, ``hidden_dim`` columns, and then those of the content, if any.
+    """
+    weights = {"seen_logit": float(encoder.seen_logit), "content_weight": float(encoder.content_weight)}
+    for parts in score_parts(encoder, table, histories, chunk_users=chunk_users):
         with torch.inference_mode():
-            queries = encoder(item_index.to(embeddings.device), embeddings)[:, -1]
-            yield queries @ embeddings.T
+            yield parts.scores(**weights)
+
+
+@dataclass(frozen=True)
+class ScoreParts:
+    """What some users' scores are made of.
+
+    Attributes:
+        logits: ``[user, item]``, what the backbone says.
+        cosines: ``[user, item]``, of the history's content and each item's; None without content.
+        seen: Pairs of a user and a row of the table, as an index into the scores.
+    """
+
+    logits: Float[Tensor, "user item"]
+    cosines: Float[Tensor, "user item"] | None
+    seen: tuple[Tensor, Tensor]
+
+    def scores(self, *, seen_logit: float, content_weight: float) -> Float[Tensor, "user item"]:
+        """Their weighted sum."""
+        scores = (
+            self.logits.clone() if self.cosines is None else torch.add(self.logits, self.cosines, alpha=content_weight)
+        )
+        scores[self.seen] += seen_logit
+        return scores
+
+
+def score_parts(
+    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences, *, chunk_users: int = 512
+) -> Iterator[ScoreParts]:
+    """The terms of :func:`score`, each without its weight."""
+    embeddings, content = table[:, : encoder.hidden_dim], table[:, encoder.hidden_dim :]
+    for start in range(0, len(histories), chunk_users):
+        with torch.inference_mode():
+            item_index = encoder.questions(histories, start, start + chunk_users).to(table.device)
+            logits = encoder(item_index, embeddings)[:, -1] @ embeddings.T
+            cosines = None
+            if content.shape[1]:
+                cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
+            yield ScoreParts(logits, cosines, seen_rows(item_index))
 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:

@@ -17,8 +17,17 @@ def test_standardised_dimensions_have_mean_0_and_deviation_1():
 
 
 def test_whitened_dimensions_are_uncorrelated_with_deviation_1():
-    scaled = scale(EMBEDDINGS, "whiten")
-    torch.testing.assert_close(torch.cov(scaled.T, correction=0), torch.eye(6), atol=1e-4, rtol=0)
+    torch.manual_seed(0)
+    many = torch.randn(4000, 6) * torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.5]) @ torch.randn(6, 6) + 3
+    torch.testing.assert_close(torch.cov(scale(many, "whiten").T, correction=0), torch.eye(6), atol=0.02, rtol=0)
+
+
+def test_whitening_few_items_does_not_blow_chance_up():
+    few = torch.cat([torch.randn(8, 3) * 5, torch.randn(8, 20) * 1e-3], dim=1)
+    covariance = torch.cov(scale(few, "whiten").T, correction=0)
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-4  # still uncorrelated
+    assert covariance.diag().sort().values[:20].max() < 0.1  # what hardly varies hardly counts
+    assert covariance.diag().max() < 1.5
 
 
 def test_a_dimension_without_variance_becomes_zero_and_not_noise():

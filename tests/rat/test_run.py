@@ -17,6 +17,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import load_embeddings, make_model, run_rat
+from llmemb.srs.encoder import score
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
 SMALL = {
@@ -79,22 +80,22 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
-    model = make_model(trained, dataset.popularity, load_embeddings(trained, dataset)[0])
+    model = make_model(trained, dataset, load_embeddings(trained, dataset)[0])
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
-    through_adapter = model.eval().item_embeddings()
+    through_adapter = model.eval().final_table().detach()
     cached = Recommender.load(trained.output)
-    torch.testing.assert_close(cached.item_embeddings, through_adapter.detach())
+    torch.testing.assert_close(torch.cat([cached.item_embeddings, cached.content], dim=1), through_adapter)
+    assert cached.content.shape == (NUM_ITEMS, EMBEDDING_DIM)
     histories = dataset.test().histories
-    item_index = torch.tensor([list(histories[0][-4:])])
-    expected = model.encoder(item_index, through_adapter)[:, -1] @ through_adapter.T
-    torch.testing.assert_close(next(cached.score(histories))[:1], expected.detach())
+    expected = torch.cat(list(score(model.encoder, through_adapter, histories)))
+    torch.testing.assert_close(torch.cat(list(cached.score(histories))), expected)
 
 
 def test_the_item_embeddings_are_read_with_no_help(trained, dataset):
     table = pl.read_parquet(f"{trained.output}/item_embeddings/*.parquet")
     assert table["item_id"].to_list() == dataset.item_ids
-    assert table["embedding"].dtype == pl.Array(pl.Float32, 4)
+    assert table["embedding"].dtype == pl.Array(pl.Float32, 4 + EMBEDDING_DIM)
     manifest = storage.read_json(f"{trained.output}/item_embeddings/manifest.json")
     assert [entry["rows"] for entry in manifest["files"]] == [NUM_ITEMS]
 

@@ -4,9 +4,9 @@ import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat.training import Schedule, TrainableRecommender, Worker, learning_rate, train, validation_ndcg
+from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
-from llmemb.srs.sasrec import SASRec
 
 NUM_ITEMS, DIM = 12, 8
 # Everybody walks round a circle: what comes next is certain.
@@ -17,28 +17,31 @@ SCHEDULE = Schedule(
     weight_decay=0.0,
     popularity_offset=0.0,
     warmup_steps=0,
-    max_epochs=25,
+    max_epochs=40,
     patience=25,
+    mask_share=0.4,
+    newest_share=0.5,
 )
 
 
-def make_model() -> TrainableRecommender:
+def make_model(name: str = "sasrec") -> TrainableRecommender:
     torch.manual_seed(0)
-    backbone = SASRec(hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.0)
+    backbone = make_backbone(name, hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.0)
     encoder = HistoryEncoder(backbone, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
     return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
 
 
-def fit(schedule: Schedule = SCHEDULE, **options) -> tuple[TrainableRecommender, list]:
-    model, split = make_model(), LeaveOneOut()
+def fit(schedule: Schedule = SCHEDULE, *, backbone: str = "sasrec", **options) -> tuple[TrainableRecommender, list]:
+    model, split = make_model(backbone), LeaveOneOut()
     history = train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1, **options)
     return model, history
 
 
-def test_training_learns_and_the_best_weights_are_restored():
-    model, history = fit()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_training_learns_and_the_best_weights_are_restored(backbone):
+    model, history = fit(backbone=backbone)
     best = max(epoch.validation_ndcg for epoch in history)
-    assert history[0].validation_ndcg < 0.9 < best
+    assert history[0].validation_ndcg < 0.65 < 0.7 < best
     targets = LeaveOneOut().targets(CIRCLE, "validation")
     assert validation_ndcg(model, targets, worker=Worker()) == pytest.approx(best)
 

@@ -1,0 +1,28 @@
+"""Content: how like the history's LLM embeddings a candidate's own is, as a term of its score.
+
+The item vectors of a recommender are few numbers, bent by the interactions, and most of these are with popular items.
+What they lose of the text is what ranks tail and new items, so it is kept beside them: frozen and in full.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def content_queries(
+    item_index: Int[Tensor, "user seq"], content: Float[Tensor, "item content"], *, decay: float
+) -> Float[Tensor, "user content"]:
+    """The mean content of each history, unit length; the item before the newest weighs ``decay``, and so on.
+
+    Args:
+        item_index: The newest item last. Padding (0) and masks (negative) have no content and take no turn.
+        content: Unit rows, row j for item index j + 1.
+
+    Returns:
+        Zero for an empty history.
+    """
+    real = item_index > 0
+    age = real.flip(1).cumsum(1).flip(1) - 1
+    weights = torch.where(real, decay**age, 0.0)  # [user, seq]
+    return F.normalize(torch.einsum("us,usc->uc", weights, F.embedding((item_index - 1).clamp(min=0), content)), dim=1)

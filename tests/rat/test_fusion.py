@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from llmemb.data.sequences import Sequences, Targets
+from llmemb.rat.fusion import fuse
+from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
+from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.item_table import IdTable
+from llmemb.srs.sasrec import SASRec
+
+NUM_ITEMS = 30
+
+
+def make_model(content: torch.Tensor | None) -> TrainableRecommender:
+    torch.manual_seed(0)
+    backbone = SASRec(hidden_dim=4, num_blocks=1, num_heads=1, max_seq_len=3, dropout=0.0)
+    encoder = HistoryEncoder(
+        backbone, hidden_dim=4, max_seq_len=3, similarity="cosine", temperature=0.1, content_decay=0.5
+    )
+    return TrainableRecommender(IdTable(NUM_ITEMS, 4), encoder, content=content)
+
+
+def targets(histories: list[list[int]], items: list[int]) -> Targets:
+    return Targets(np.arange(len(items)), Sequences.from_lists(histories), np.array(items, dtype=np.int32))
+
+
+def test_repeats_fall_where_nobody_repeats_and_stay_where_all_do():
+    others = targets([[1, 2], [3, 4], [5, 6]], [7, 8, 9])
+    same = targets([[1, 2], [3, 4], [5, 6]], [2, 4, 6])
+    for wanted, expected in ((others, -100.0), (same, 0.0)):
+        model = make_model(None)
+        tried = fuse(model, wanted, seen_logits=[0.0, -100.0], content_weights=[0.0, 5.0])
+        assert model.encoder.seen_logit == expected
+        assert [fusion.content_weight for fusion in tried] == [0.0, 0.0]  # no content, no weight to try
+
+
+def test_content_gets_weight_where_it_tells_the_target():
+    content = torch.eye(NUM_ITEMS)
+    content[9], content[19] = content[0], content[1]  # item 10 reads as item 1 does, item 20 as item 2
+    wanted = targets([[5, 1], [7, 2]], [10, 20])
+    model = make_model(content)
+    tried = fuse(model, wanted, seen_logits=[-100.0], content_weights=[0.0, 50.0])
+    assert model.encoder.content_weight == 50.0
+    assert tried[1].validation_ndcg == pytest.approx(1.0)
+    assert tried[0].validation_ndcg < 1.0
+
+
+def test_what_is_chosen_is_what_the_model_then_scores():
+    model = make_model(torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 6), dim=1))
+    wanted = targets([[1, 2, 3], [4, 5], [6], [7, 8]], [9, 4, 11, 12])
+    tried = fuse(model, wanted, seen_logits=[0.0, -3.0], content_weights=[0.0, 1.0, 4.0])
+    assert len(tried) == 6
+    best = max(fusion.validation_ndcg for fusion in tried)
+    assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(best)
