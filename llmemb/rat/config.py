@@ -104,6 +104,8 @@ class EngineConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
+    max_failures: int = Field(default=2, ge=0)
+    """How often training goes on, from its last epoch, after losing a worker."""
 
 
 class RatConfig(JobConfig):

@@ -18,6 +18,7 @@ from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.rat.adapter import make_adapter, scale
 from llmemb.rat.alignment import alignment_loss
+from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.recommender import (
@@ -28,12 +29,13 @@ from llmemb.rat.recommender import (
     read_info,
     write_recommender,
 )
-from llmemb.rat.training import Alignment, Epoch, Schedule, TrainableRecommender, Worker, train
+from llmemb.rat.training import Alignment, Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
 from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
 from llmemb.srs.repeats import repeat_share
 
-CHECKPOINTS_FOLDER = "checkpoints"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+RAY_FOLDER = "ray_train"
 
 
 def run_rat(config: RatConfig) -> None:
@@ -154,6 +156,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         seed=config.seed,
         align=make_alignment(config, arguments["collaborative"], device),
         worker=worker,
+        checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
         on_epoch=partial(_tell, arguments["board"]) if worker.rank == 0 else None,
     )
     tried = fuse(
@@ -192,8 +195,8 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
     from ray.train.torch import TorchTrainer
 
     connect()
-    # What a killed run left; Ray Train would take it for a run to go on with.
-    storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
+    # Ray Train's own record of a run that was killed; ours is the checkpoint.
+    storage.remove(storage.join(config.output, RAY_FOLDER))
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     label = _label(config)
     with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
@@ -206,9 +209,14 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
                 "board": board,
             },
             scaling_config=training_workers(config.num_workers, threads=threads),
-            run_config=ray.train.RunConfig(name=CHECKPOINTS_FOLDER, storage_path=config.output),
+            run_config=ray.train.RunConfig(
+                name=RAY_FOLDER,
+                storage_path=config.output,
+                failure_config=ray.train.FailureConfig(max_failures=config.engine.max_failures),
+            ),
         ).fit()
-    storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
+    storage.remove(storage.join(config.output, RAY_FOLDER))
+    storage.remove(storage.join(config.output, CHECKPOINT_FILE))
     if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):
         raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
     metrics = storage.read_json(storage.join(config.output, "metrics.json"))

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
+from llmemb.rat import checkpoint
+from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.srs.encoder import HistoryEncoder, score
 from llmemb.srs.loss import full_softmax
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
@@ -55,21 +57,6 @@ class Worker:
         return values
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is recorded of one epoch; ``epoch`` counts from 1, the loss is the mean over its positions."""
-
-    epoch: int
-    loss: float
-    validation_ndcg: float
-    positions_per_second: float
-    step_losses: tuple[float, ...]
-
-    def summary(self) -> dict[str, float]:
-        """All but the single steps, as ``metrics.json`` has it."""
-        return {key: value for key, value in asdict(self).items() if key != "step_losses"}
-
-
 class TrainableRecommender(nn.Module):
     """What is trained: the item table and the encoder that reads it.
 
@@ -105,6 +92,7 @@ def train(
     seed: int,
     align: Alignment | None = None,
     worker: Worker | None = None,
+    checkpoint_uri: str | None = None,
     on_epoch: Callable[[Epoch, bool], None] | None = None,
 ) -> list[Epoch]:
     """Trains until the validation NDCG@10 over the whole catalogue stops rising; leaves the best weights in the model.
@@ -113,6 +101,8 @@ def train(
     and gradients are those of the mean over all its positions.
 
     Args:
+        checkpoint_uri: A file, shared by the workers, that holds where the training stands after each epoch; if it is
+            there, the training goes on from it and ends as if it had never stopped.
         on_epoch: Called after each epoch, with whether it was the last.
 
     Raises:
@@ -120,22 +110,29 @@ def train(
     """
     worker = worker or Worker()
     loop = _Loop(model, sequences, schedule, seed=seed, align=align, worker=worker)
-    history: list[Epoch] = []
-    best, best_weights, finished = 0, model.state_dict(), False
-    while not finished:
-        started = time.monotonic()
-        losses, positions = loop.epoch(len(history))
-        speed = sum(positions) / (time.monotonic() - started)
-        quality = validation_ndcg(model, validation, worker=worker)
-        mean = float(np.average(losses, weights=positions))
-        history.append(Epoch(len(history) + 1, mean, quality, speed, tuple(losses)))
-        if quality > history[best].validation_ndcg or len(history) == 1:
-            best, best_weights = len(history) - 1, copy.deepcopy(model.state_dict())
-        finished = len(history) == schedule.max_epochs or len(history) - 1 - best == schedule.patience
+    history, best_weights = loop.resume(checkpoint_uri)
+    while not is_finished(history, schedule):
+        history.append(loop.epoch(len(history) + 1, validation))
+        if _best(history) == len(history) - 1:
+            best_weights = copy.deepcopy(model.state_dict())
+        if checkpoint_uri is not None and worker.rank == 0:
+            checkpoint.save(checkpoint_uri, loop.progress(history, best_weights))
         if on_epoch is not None:
-            on_epoch(history[-1], finished)
+            on_epoch(history[-1], is_finished(history, schedule))
     model.load_state_dict(best_weights)
     return history
+
+
+def is_finished(history: list[Epoch], schedule: Schedule) -> bool:
+    """Whether all epochs are done, or validation has not risen for ``patience`` of them."""
+    if not history:
+        return False
+    return len(history) >= schedule.max_epochs or len(history) - 1 - _best(history) >= schedule.patience
+
+
+def _best(history: list[Epoch]) -> int:
+    """The first of the epochs with the highest validation."""
+    return max(range(len(history)), key=lambda number: history[number].validation_ndcg)
 
 
 def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
@@ -176,8 +173,27 @@ class _Loop:
         offsets = schedule.popularity_offset * (popularity / popularity.sum()).log()
         self._logit_offsets = offsets.to(worker.device)
 
-    def epoch(self, epoch: int) -> tuple[list[float], list[int]]:
-        """One pass over the sequences; each step's mean loss and number of positions."""
+    def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
+        """Where the checkpoint left off, or the start; the epochs done and the best weights of them."""
+        progress = None if uri is None else checkpoint.load(uri)
+        if progress is None:
+            return [], self._model.state_dict()
+        checkpoint.restore(progress, self._model, self._optimizer)
+        return list(progress.history), progress.best_weights
+
+    def progress(self, history: list[Epoch], best_weights: Weights) -> Progress:
+        return Progress(history, self._model.state_dict(), best_weights, self._optimizer.state_dict()["state"])
+
+    def epoch(self, number: int, validation: Targets) -> Epoch:
+        """One pass over the sequences, counted from 1, and what validation says after it."""
+        started = time.monotonic()
+        losses, positions = self._pass(number - 1)
+        speed = sum(positions) / (time.monotonic() - started)
+        quality = validation_ndcg(self._model, validation, worker=self._worker)
+        return Epoch(number, float(np.average(losses, weights=positions)), quality, speed, tuple(losses))
+
+    def _pass(self, epoch: int) -> tuple[list[float], list[int]]:
+        """Each step's mean loss and number of positions."""
         # Workers draw different dropout, the same in every run.
         torch.manual_seed(int(np.random.SeedSequence([self._seed, epoch, self._worker.rank]).generate_state(1)[0]))
         losses, positions = [], []

@@ -1,0 +1,91 @@
+"""Where a training stands after an epoch, in one file: what is needed to go on as if nothing had happened.
+
+No random state is kept: each epoch draws from (seed, epoch). The file does not depend on the number of workers.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from llmemb import storage
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is recorded of one epoch; ``epoch`` counts from 1, the loss is the mean over its positions."""
+
+    epoch: int
+    loss: float
+    validation_ndcg: float
+    positions_per_second: float
+    step_losses: tuple[float, ...]
+
+    def summary(self) -> dict[str, float]:
+        """All but the single steps, as ``metrics.json`` has it."""
+        return {key: value for key, value in asdict(self).items() if key != "step_losses"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training after some epochs.
+
+    Attributes:
+        history: Its epochs.
+        weights: The model's.
+        best_weights: Those of the epoch with the best validation.
+        optimizer: What the optimizer keeps of each parameter, by the parameter's number: ``state_dict()["state"]``.
+    """
+
+    history: list[Epoch]
+    weights: Weights
+    best_weights: Weights
+    optimizer: dict[int, dict[str, Tensor]]
+
+
+def save(uri: str, progress: Progress) -> None:
+    """Writes the file, which replaces the one before it at once."""
+    tensors = {f"weights.{name}": value for name, value in progress.weights.items()}
+    tensors |= {f"best.{name}": value for name, value in progress.best_weights.items()}
+    for number, state in progress.optimizer.items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    history = json.dumps([asdict(epoch) for epoch in progress.history])
+    storage.write_bytes(uri, safetensors.torch.save(contents, metadata={"history": history}))
+
+
+def load(uri: str) -> Progress | None:
+    """What :func:`save` wrote; None where there is no such file."""
+    if not storage.exists(uri):
+        return None
+    content = storage.read_bytes(uri)
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+    for name, tensor in safetensors.torch.load(content).items():
+        group, _, rest = name.partition(".")
+        groups[group][rest] = tensor
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in groups["optimizer"].items():
+        number, _, key = name.partition(".")
+        optimizer.setdefault(int(number), {})[key] = tensor
+    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in _metadata(content)]
+    return Progress(history, groups["weights"], groups["best"], optimizer)
+
+
+def _metadata(content: bytes) -> list[dict[str, Any]]:
+    """The history, from the header of a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    history: list[dict[str, Any]] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["history"])
+    return history
+
+
+def restore(progress: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts model and optimizer where they were."""
+    model.load_state_dict(progress.weights)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": progress.optimizer, "param_groups": groups})

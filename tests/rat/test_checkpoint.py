@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmemb.data.sequences import LeaveOneOut, Sequences
+from llmemb.rat import checkpoint
+from llmemb.rat.training import Schedule, TrainableRecommender, train
+from llmemb.srs.backbone import make_backbone
+from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.item_table import IdTable
+
+NUM_ITEMS, DIM, EPOCHS = 12, 8, 5
+CIRCLE = Sequences.from_lists([[(start + step) % NUM_ITEMS + 1 for step in range(6)] for start in range(NUM_ITEMS)])
+SCHEDULE = Schedule(
+    batch_positions=16,
+    learning_rate=1e-2,
+    weight_decay=0.01,
+    popularity_offset=0.3,
+    warmup_steps=3,
+    max_epochs=EPOCHS,
+    patience=EPOCHS,
+    mask_share=0.4,
+    newest_share=0.5,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def make_model(backbone: str) -> TrainableRecommender:
+    torch.manual_seed(0)
+    module = make_backbone(backbone, hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.3)
+    encoder = HistoryEncoder(module, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
+    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
+
+
+def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None = None):
+    model, split = make_model(backbone), LeaveOneOut()
+
+    def on_epoch(epoch: checkpoint.Epoch, is_last: bool) -> None:
+        if epoch.epoch == killed_after:
+            raise Killed
+
+    history = train(
+        model,
+        split.train(CIRCLE),
+        split.targets(CIRCLE, "validation"),
+        SCHEDULE,
+        seed=1,
+        checkpoint_uri=uri,
+        on_epoch=on_epoch,
+    )
+    return model, history
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])  # both objectives
+def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbone):
+    expected, undisturbed = fit(None, backbone=backbone)
+    uri = str(tmp_path / "checkpoint.safetensors")
+    for killed_after in (1, 3, EPOCHS):
+        with pytest.raises(Killed):
+            fit(uri, backbone=backbone, killed_after=killed_after)
+        done = checkpoint.load(uri)
+        assert done is not None
+        assert len(done.history) == killed_after
+    model, history = fit(uri, backbone=backbone)
+    assert [epoch.step_losses for epoch in history] == [epoch.step_losses for epoch in undisturbed]
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_without_a_file_there_is_nothing_to_go_on_with(tmp_path):
+    assert checkpoint.load(str(tmp_path / "none.safetensors")) is None
