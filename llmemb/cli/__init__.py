@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from llmemb.cli import export, snapshots
 from llmemb.cli.neighbours import neighbours
+from llmemb.cli.recommend import recommend
 from llmemb.cli.sample import sample
 from llmemb.errors import InputError
 from llmemb.job import BAD_INPUT
@@ -27,6 +28,7 @@ class _OneLineErrors(TyperGroup):
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(sample)
 app.command()(neighbours)
+app.command()(recommend)
 app.add_typer(export.app, name="export")
 app.add_typer(snapshots.app, name="snapshots")
 

@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 
 from llmemb import storage
+from llmemb.cli.attributes import attributes_of, shortened
 from llmemb.cli.display import AsJson, console, print_json, table
 
-MAX_CHARACTERS = 80
 IndexKind = Annotated[
     Literal["flat", "hnsw", "ivf"] | None,
     typer.Option(help="Search a faiss index, built for this search; how much it finds of the exact result is shown."),
@@ -34,14 +34,14 @@ def neighbours(
     found = nearest(snapshot, item_id, k) if index is None else _through(index, snapshot, item_id, k, quiet=as_json)
     columns = attributes.split(",") if dataset else []
     item_ids = [item_id, *(neighbour.item_id for neighbour in found)]
-    known = _attributes(storage.absolute(dataset), item_ids, columns) if dataset else {}
+    known = attributes_of(storage.absolute(dataset), item_ids, columns) if dataset else {}
     if as_json:
         rows = [dataclasses.asdict(neighbour) | known.get(neighbour.item_id, {}) for neighbour in found]
         print_json({"uri": snapshot.uri, "item_id": item_id, "neighbours": rows})
         return
     shown = table("cosine", "item", *columns, right=("cosine",))
     for cosine, other in [("", item_id), *((f"{neighbour.cosine:.4f}", neighbour.item_id) for neighbour in found)]:
-        cells = [_text(known.get(other, {}).get(column)) for column in columns]
+        cells = [shortened(known.get(other, {}).get(column)) for column in columns]
         shown.add_row(cosine, *map(escape, [other, *cells]), style=None if cosine else "bold")
     console.print(shown)
 
@@ -61,26 +61,3 @@ def _through(kind: Any, snapshot: Any, item_id: str, k: int, *, quiet: bool) -> 
             f"{k} nearest (over {min(1000, len(item_ids)):,} items)"
         )
     return [neighbour for neighbour in found if neighbour.item_id != item_id][:k]
-
-
-def _attributes(uri: str, item_ids: list[str], columns: list[str]) -> dict[str, dict[str, Any]]:
-    """Attributes by item id; of the dataset only the files of these items are read."""
-    from llmemb.buckets import buckets
-    from llmemb.data.dataset import ITEM_ID, Dataset
-    from llmemb.errors import InputError
-
-    dataset = Dataset.open(uri)
-    if missing := set(columns) - set(dataset.item_columns):
-        raise InputError(f"dataset: {uri} has no {sorted(missing)[0]!r}; it has {', '.join(dataset.item_columns)}")
-    files = dataset.item_files
-    wanted = set(item_ids)
-    known: dict[str, dict[str, Any]] = {}
-    for index in sorted(set(buckets(item_ids, len(files)).tolist())):
-        rows = storage.read_table(files[index], [ITEM_ID, *columns]).to_pylist()
-        known |= {row.pop(ITEM_ID): row for row in rows if row[ITEM_ID] in wanted}
-    return known
-
-
-def _text(value: Any) -> str:
-    shown = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-    return shown if len(shown) <= MAX_CHARACTERS else shown[: MAX_CHARACTERS - 1] + "…"

@@ -1,6 +1,9 @@
-"""The recommender artifact: ``model.safetensors``, ``item_embeddings/``, ``metrics.json``, ``recommender.json``."""
+"""The recommender artifact: ``model.safetensors``, ``item_embeddings/``, ``metrics.json``, ``recommender.json``.
 
-from collections.abc import Iterator
+With the content term of scores there is ``item_content/`` too.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb import storage, vectors
+from llmemb.data.dataset import ITEM_ID
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.rat.config import ModelConfig
@@ -20,7 +24,7 @@ from llmemb.srs.encoder import HistoryEncoder, score
 from llmemb.vectors import MANIFEST_FILE
 
 RECOMMENDER_FILE, WEIGHTS_FILE, METRICS_FILE = "recommender.json", "model.safetensors", "metrics.json"
-ITEM_EMBEDDINGS_FOLDER = "item_embeddings"
+ITEM_EMBEDDINGS_FOLDER, ITEM_CONTENT_FOLDER = "item_embeddings", "item_content"
 FORMAT = 2
 ROWS_PER_FILE = 2**18
 ENCODER_PREFIX = "encoder."
@@ -29,8 +33,10 @@ ENCODER_PREFIX = "encoder."
 class Recommender:
     """A finished recommender: scores come from the cached item embeddings, no LLM and no adapter runs."""
 
-    def __init__(self, info: dict[str, Any], encoder: HistoryEncoder, table: Float[Tensor, "item final"]) -> None:
-        self.info = info
+    def __init__(
+        self, info: dict[str, Any], encoder: HistoryEncoder, item_ids: list[str], table: Float[Tensor, "item final"]
+    ) -> None:
+        self.info, self.item_ids = info, item_ids
         self._encoder = encoder.eval()
         self._table = table
 
@@ -49,8 +55,11 @@ class Recommender:
             name.removeprefix(ENCODER_PREFIX): w for name, w in weights.items() if name.startswith(ENCODER_PREFIX)
         }
         encoder.load_state_dict(of_encoder)
-        table = torch.from_numpy(read_final_table(uri))
-        return cls(info, encoder.to(device), table.to(device))
+        item_ids, table = _read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
+        content = storage.join(uri, ITEM_CONTENT_FOLDER)
+        if storage.exists(storage.join(content, MANIFEST_FILE)):
+            table = np.concatenate([table, _read_vectors(content)[1]], axis=1)
+        return cls(info, encoder.to(device), item_ids, torch.from_numpy(table).to(device))
 
     @property
     def label(self) -> str:
@@ -69,6 +78,39 @@ class Recommender:
     def score(self, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
         """Scores of all items, some users at a time, in their order; column j is item index j + 1."""
         return score(self._encoder, self._table, histories)
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], *, k: int, filter_seen: bool = True
+    ) -> list[list[tuple[str, float]]]:
+        """The ``k`` best items after each history and their scores, the best first.
+
+        Args:
+            histories: Item ids, the newest last; only the newest ``max_seq_len`` are read.
+            filter_seen: Leaves out the items of the history, all of them.
+
+        Raises:
+            InputError: the recommender does not know an item.
+        """
+        rows = self._sequences(histories)
+        ranked: list[list[tuple[str, float]]] = []
+        for chunk in self.score(rows):
+            scores = chunk.clone()
+            if filter_seen:
+                for user, of_user in enumerate(scores, start=len(ranked)):
+                    of_user[rows[user].astype(np.int64) - 1] = float("-inf")
+            best = scores.topk(min(k, scores.shape[1]), dim=1)
+            for values, items in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                pairs = zip(items, values, strict=True)
+                ranked.append([(self.item_ids[item], value) for item, value in pairs if value > float("-inf")])
+        return ranked
+
+    def _sequences(self, histories: Sequence[Sequence[str]]) -> Sequences:
+        index = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        for history in histories:
+            unknown = [item_id for item_id in history if item_id not in index]
+            if unknown:
+                raise InputError(f"history: {unknown[0]!r} is none of the recommender's {len(index):,} items")
+        return Sequences.from_lists([[index[item_id] for item_id in history] for history in histories])
 
 
 def make_encoder(backbone: str, model: ModelConfig, *, content_decay: float) -> HistoryEncoder:
@@ -100,7 +142,8 @@ def write_recommender(
     model: nn.Module,
     *,
     item_ids: list[str],
-    final_table: Float[Tensor, "item final"],
+    item_embeddings: Float[Tensor, "item dim"],
+    item_content: Float[Tensor, "item content"],
     info: dict[str, Any],
     metrics: dict[str, Any],
 ) -> None:
@@ -108,12 +151,15 @@ def write_recommender(
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
-        final_table: The item embeddings and, in further columns, the content.
+        item_content: Vectors for the content term; without columns, none are stored.
         info: The content of ``recommender.json``.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), safetensors.torch.save(weights))
-    _write_final_table(uri, item_ids, final_table.detach().float().cpu().numpy(), info)
+    tables = {ITEM_EMBEDDINGS_FOLDER: item_embeddings, ITEM_CONTENT_FOLDER: item_content}
+    for folder, table in tables.items():
+        if table.shape[1]:
+            _write_vectors(storage.join(uri, folder), item_ids, table.detach().float().cpu().numpy(), info)
     storage.write_json(storage.join(uri, METRICS_FILE), metrics)
     storage.write_json(storage.join(uri, RECOMMENDER_FILE), info)
 
@@ -133,28 +179,32 @@ def read_info(uri: str) -> dict[str, Any]:
     return info
 
 
-def read_final_table(uri: str) -> NDArray[np.float32]:
-    """The item embeddings and, in further columns, the content, ``[num_items, final]``, in index order.
+def read_item_embeddings(uri: str) -> NDArray[np.float32]:
+    """The item embeddings, ``[num_items, hidden_dim]``, in index order.
 
     Raises:
         InputError: a file is not the one that the manifest names.
     """
-    folder = storage.join(uri, ITEM_EMBEDDINGS_FOLDER)
+    return _read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))[1]
+
+
+def _read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
+    """Item ids and their vectors, in index order."""
     files = storage.read_json(storage.join(folder, MANIFEST_FILE))["files"]
-    return np.concatenate([vectors.from_table(vectors.read(folder, entry)) for entry in files]).astype(np.float32)
+    table = pa.concat_tables([vectors.read(folder, entry) for entry in files])
+    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
 
 
-def _write_final_table(uri: str, item_ids: list[str], embeddings: NDArray[np.float32], info: dict[str, Any]) -> None:
-    folder = storage.join(uri, ITEM_EMBEDDINGS_FOLDER)
+def _write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: dict[str, Any]) -> None:
     files = []
     for number, start in enumerate(range(0, len(item_ids), ROWS_PER_FILE)):
         rows = slice(start, start + ROWS_PER_FILE)
-        table: pa.Table = vectors.to_table(item_ids[rows], embeddings[rows], "float32")
+        table: pa.Table = vectors.to_table(item_ids[rows], values[rows], "float32")
         files.append(vectors.write(storage.join(folder, f"part-{number:05}.parquet"), table))
     manifest = {
         "format": 1,
         "files": files,
-        "dimension": embeddings.shape[1],
+        "dimension": values.shape[1],
         "dtype": "float32",
         "counts": {"total": len(item_ids)},
         "dataset": info["dataset"],

@@ -25,8 +25,8 @@ from llmemb.rat.recommender import (
     FORMAT,
     RECOMMENDER_FILE,
     make_encoder,
-    read_final_table,
     read_info,
+    read_item_embeddings,
     write_recommender,
 )
 from llmemb.rat.training import Alignment, Schedule, TrainableRecommender, Worker, train
@@ -181,7 +181,7 @@ def make_alignment(config: RatConfig, collaborative: str | None, device: torch.d
     settings = config.alignment
     if collaborative is None or settings.weight == 0:
         return None
-    frozen = torch.from_numpy(read_final_table(collaborative)[:, : config.model.hidden_dim]).to(device)
+    frozen = torch.from_numpy(read_item_embeddings(collaborative)).to(device)
 
     def align(adapted: Tensor, item_index: Tensor) -> Tensor:
         loss = alignment_loss(settings.loss, adapted, frozen, item_index, temperature=settings.temperature)
@@ -279,5 +279,13 @@ def _write(
         "llmemb": __version__,
     }
     with torch.inference_mode():
-        table = model.eval().final_table()
-    write_recommender(config.output, model, item_ids=dataset.item_ids, final_table=table, info=info, metrics=metrics)
+        item_embeddings = model.eval().item_embeddings()
+    write_recommender(
+        config.output,
+        model,
+        item_ids=dataset.item_ids,
+        item_embeddings=item_embeddings,
+        item_content=model.content,
+        info=info,
+        metrics=metrics,
+    )

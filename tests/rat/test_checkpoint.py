@@ -25,7 +25,7 @@ SCHEDULE = Schedule(
 )
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -41,7 +41,7 @@ def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None =
 
     def on_epoch(epoch: checkpoint.Epoch, is_last: bool) -> None:
         if epoch.epoch == killed_after:
-            raise Killed
+            raise KilledError
 
     history = train(
         model,
@@ -60,7 +60,7 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbo
     expected, undisturbed = fit(None, backbone=backbone)
     uri = str(tmp_path / "checkpoint.safetensors")
     for killed_after in (1, 3, EPOCHS):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit(uri, backbone=backbone, killed_after=killed_after)
         done = checkpoint.load(uri)
         assert done is not None

@@ -1,5 +1,6 @@
 """The whole job on a catalogue of twelve items, through Ray Train."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import polars as pl
 import pytest
 import safetensors.torch
 import torch
+from typer.testing import CliRunner
 
 from llmemb import storage, vectors
+from llmemb.cli import app
 from llmemb.data.dataset import Dataset
 from llmemb.data.prepare import PrepareConfig, run_prepare
+from llmemb.data.sequences import Sequences
 from llmemb.embed import snapshot
 from llmemb.errors import InputError
 from llmemb.metrics.ranking import rank_targets
@@ -95,7 +99,7 @@ def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
 def test_the_item_embeddings_are_read_with_no_help(trained, dataset):
     table = pl.read_parquet(f"{trained.output}/item_embeddings/*.parquet")
     assert table["item_id"].to_list() == dataset.item_ids
-    assert table["embedding"].dtype == pl.Array(pl.Float32, 4 + EMBEDDING_DIM)
+    assert table["embedding"].dtype == pl.Array(pl.Float32, 4)
     manifest = storage.read_json(f"{trained.output}/item_embeddings/manifest.json")
     assert [entry["rows"] for entry in manifest["files"]] == [NUM_ITEMS]
 
@@ -180,3 +184,41 @@ def test_sequences_too_short_to_train_on_are_refused(tmp_path):
     short = prepare(tmp_path, length=3)
     with pytest.raises(InputError, match="no user has the 4 interactions"):
         run_rat(config_for(short, method="none", output=str(tmp_path / "out")))
+
+
+def test_recommendations_are_the_best_scores_by_item_id(trained, dataset):
+    model = Recommender.load(trained.output)
+    history = dataset.item_ids[2:5]
+    [ranked] = model.recommend([history], k=4)
+    sequences = Sequences.from_lists([[3, 4, 5]])
+    [scores] = torch.cat(list(model.score(sequences))).tolist()
+    by_score = sorted(zip(scores, dataset.item_ids, strict=True), reverse=True)
+    unseen = [(score, item) for score, item in by_score if item not in history]
+    assert [item for item, _ in ranked] == [item for _, item in unseen[:4]]
+    assert [score for _, score in ranked] == pytest.approx([score for score, _ in unseen[:4]])
+    assert len(model.recommend([history, []], k=99)[0]) == NUM_ITEMS - 3
+    assert len(model.recommend([history], k=99, filter_seen=False)[0]) == NUM_ITEMS
+    with pytest.raises(InputError, match="history: 'nothing' is none of the recommender's 12 items"):
+        model.recommend([["nothing"]], k=1)
+
+
+def test_the_command_shows_recommendations_with_titles(trained, dataset):
+    arguments = ["recommend", trained.output, "--history", ",".join(dataset.item_ids[:2]), "-k", "3"]
+    shown = CliRunner().invoke(app, [*arguments, "--dataset", dataset.uri])
+    assert shown.exit_code == 0, shown.output
+    assert len(shown.output.splitlines()) == 1 + 2 + 3
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)["recommended"]
+    expected = Recommender.load(trained.output).recommend([dataset.item_ids[:2]], k=3)[0]
+    assert [row["item_id"] for row in found] == [item for item, _ in expected]
+    assert all(row["item_id"] in shown.output for row in found)
+
+
+def test_a_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_path):
+    own = {
+        "backbone": "llmemb.srs.gru4rec:GRU4Rec",
+        "output": str(tmp_path / "own"),
+    }  # any module that workers can import
+    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own))
+    recommender = Recommender.load(own["output"])
+    assert recommender.label == "GRU4Rec"
+    assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24

@@ -1,0 +1,40 @@
+"""``llmemb recommend``."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from llmemb import storage
+from llmemb.cli.attributes import attributes_of, shortened
+from llmemb.cli.display import AsJson, console, print_json, table
+
+
+def recommend(
+    recommender: Annotated[str, typer.Argument(help="The output of a rat job.")],
+    history: Annotated[str, typer.Option(help="Item ids, separated by commas, the newest last.")],
+    dataset: Annotated[str | None, typer.Option(help="Shows attributes of its items beside their ids.")] = None,
+    attributes: Annotated[str, typer.Option(help="Which of them, separated by commas.")] = "title",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Items of the history may be recommended too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the items that a recommender ranks highest after a history."""
+    from llmemb.rat.recommender import Recommender
+
+    items = [item for item in history.split(",") if item]
+    model = Recommender.load(storage.absolute(recommender))
+    [ranked] = model.recommend([items], k=k, filter_seen=not repeat)
+    columns = attributes.split(",") if dataset else []
+    known = (
+        attributes_of(storage.absolute(dataset), [*items, *(item for item, _ in ranked)], columns) if dataset else {}
+    )
+    if as_json:
+        rows = [{"item_id": item, "score": score} | known.get(item, {}) for item, score in ranked]
+        print_json({"recommender": model.label, "history": items, "recommended": rows})
+        return
+    shown = table("score", "item", *columns, right=("score",))
+    for score, item in [*(("", item) for item in items), *((f"{score:.3f}", item) for item, score in ranked)]:
+        cells = [shortened(known.get(item, {}).get(column)) for column in columns]
+        shown.add_row(score, *map(escape, [item, *cells]), style=None if score else "dim")
+    console.print(shown)
