@@ -6,6 +6,8 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 
+RECORD = "job.json"
+
 
 def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str) -> bool:
     """Takes an output folder for a run; writes the resolved config there as ``config.yaml``.
@@ -20,19 +22,35 @@ def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], f
     Raises:
         InputError: the folder cannot be written, or holds the output of another job, config or input.
     """
-    mine = {"job": job, "config": config.identity(), "inputs": inputs}
-    record = storage.join(output, "job.json")
+    if is_finished(config, output, job=job, inputs=inputs, finished_by=finished_by):
+        return False
+    record = storage.join(output, RECORD)
+    if not storage.exists(record):
+        storage.check_writable(output)
+        storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
+        storage.write_json(record, _identity(config, job, inputs))
+    return True
+
+
+def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str) -> bool:
+    """Whether this very output is complete; takes nothing.
+
+    Raises:
+        InputError: the folder holds the output of another job, config or input.
+    """
+    record = storage.join(output, RECORD)
+    finished = storage.exists(storage.join(output, finished_by))
     if storage.exists(record):
-        theirs = storage.read_json(record)
+        theirs, mine = storage.read_json(record), _identity(config, job, inputs)
         if theirs != mine:
             raise InputError(f"output: {output} belongs to another run ({_difference(theirs, mine)}); choose another")
-        return not storage.exists(storage.join(output, finished_by))
-    if storage.exists(storage.join(output, finished_by)):
+    elif finished:
         raise InputError(f"output: {output} holds a {finished_by} that no {job} job wrote; choose another")
-    storage.check_writable(output)
-    storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
-    storage.write_json(record, mine)
-    return True
+    return finished
+
+
+def _identity(config: JobConfig, job: str, inputs: dict[str, str]) -> dict[str, Any]:
+    return {"job": job, "config": config.identity(), "inputs": inputs}
 
 
 def _difference(theirs: Any, mine: Any) -> str:

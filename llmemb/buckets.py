@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def num_buckets(num_items: int, *, items_per_bucket: int, at_least: int) -> int:
+def num_buckets(num_items: int, *, items_per_bucket: int, at_least: int = 1) -> int:
     """The smallest power of two that is enough."""
     wanted = max(at_least, -(-num_items // items_per_bucket))
     return 1 << (wanted - 1).bit_length()

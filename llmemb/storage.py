@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
@@ -101,6 +101,44 @@ def list_tree(uri: str) -> list[Entry]:
     ]
 
 
+def glob(pattern: str) -> list[str]:
+    """The files that a pattern such as ``s3://bucket/day=*/part-*.parquet`` matches, sorted."""
+    filesystem, path = _filesystem(pattern)
+    with _explained(pattern):
+        found = filesystem.glob(path, detail=True)
+    names = [name for name, info in found.items() if info["type"] == "file"]
+    return sorted(filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names)
+
+
+def size(uri: str) -> int:
+    """Bytes of an object.
+
+    Raises:
+        InputError: it is not there or may not be read.
+    """
+    return _info(uri)["size"]
+
+
+def content_key(uri: str) -> str:
+    """Names an object's content: the store's own tag for it where it has one, else the SHA-256, read in pieces."""
+    tag = _info(uri).get("ETag")
+    if tag:
+        return str(tag)
+    with open_read(uri) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+
+def open_read(uri: str) -> BinaryIO:
+    """An object as a stream, for what may be too large to hold.
+
+    Raises:
+        InputError: it is not there or may not be read.
+    """
+    filesystem, path = _filesystem(uri)
+    with _explained(uri):
+        return cast(BinaryIO, filesystem.open(path, "rb"))
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole object.
 
@@ -110,6 +148,12 @@ def read_bytes(uri: str) -> bytes:
     filesystem, path = _filesystem(uri)
     with _explained(uri):
         return filesystem.cat_file(path, **_reading(filesystem))
+
+
+def _info(uri: str) -> dict[str, Any]:
+    filesystem, path = _filesystem(uri)
+    with _explained(uri):
+        return filesystem.info(path)
 
 
 def write_bytes(uri: str, content: bytes) -> None:

@@ -129,7 +129,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     import numpy as np
     import polars as pl
 
-    from llmemb.data.prepare import PrepareConfig, run_prepare
+    from llmemb.data.config import PrepareConfig
+    from llmemb.data.prepare import run_prepare
 
     folder = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)

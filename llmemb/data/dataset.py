@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage
-from llmemb.data.sequences import LeaveOneOut, Sequences, Targets
+from llmemb.data.sequences import Sequences, Split, Targets, split_from_info
 from llmemb.errors import InputError
 
 ITEM_ID, USER_ID, ITEM_IDS, TIMESTAMPS = "item_id", "user_id", "item_ids", "timestamps"
@@ -77,21 +77,35 @@ class Dataset:
 
     @cached_property
     def sequences(self) -> Sequences:
-        lists = pa.concat_tables([storage.read_table(file, [ITEM_IDS]) for file in self._sequence_files])[ITEM_IDS]
+        columns = [ITEM_IDS, TIMESTAMPS] if self.split.needs_timestamps else [ITEM_IDS]
+        table = pa.concat_tables([storage.read_table(file, columns) for file in self._sequence_files])
+        lists = table.column(ITEM_IDS)
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         index = pc.index_in(pc.list_flatten(lists), value_set=pa.array(self.item_ids))
         if index.null_count:
             raise InputError(f"dataset: {self.uri}: {index.null_count} interactions name items that items/ lacks")
         items = index.to_numpy(zero_copy_only=False).astype(np.int32) + 1
-        return Sequences(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if not self.split.needs_timestamps:
+            return Sequences(items, offsets)
+        return Sequences(items, offsets, pc.list_flatten(table.column(TIMESTAMPS)).to_numpy(zero_copy_only=False))
 
     @property
     def _sequence_files(self) -> list[str]:
         return [storage.join(self.uri, "sequences", entry["file"]) for entry in self.info["files"]["sequences"]]
 
+    @cached_property
+    def split(self) -> Split:
+        return split_from_info(self._split_info)
+
     @property
-    def split(self) -> LeaveOneOut:
-        return LeaveOneOut()
+    def split_policy(self) -> str:
+        """What the split's rule is called."""
+        return self._split_info["policy"]
+
+    @property
+    def _split_info(self) -> dict[str, Any]:
+        return self.info.get("split", {"policy": "leave-one-out"})
 
     @cached_property
     def train(self) -> Sequences:

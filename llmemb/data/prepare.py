@@ -1,286 +1,324 @@
-"""Prepare: from a catalogue and its interactions to the dataset artifact.
+"""Prepare: from a catalogue and its interactions to the dataset artifact."""
 
-Queries run in this process on Polars: the interactions have to fit its memory.
-"""
+import contextlib
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
-
-import polars as pl
+import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from llmemb import artifact, storage
-from llmemb.buckets import buckets, num_buckets
-from llmemb.config import Config, JobConfig
-from llmemb.data.dataset import DATASET_FILE, ITEM_ID, ITEM_IDS, TIMESTAMPS, USER_ID
-from llmemb.data.source import Source, read_source
+from llmemb.buckets import num_buckets
+from llmemb.data import leaks, passes
+from llmemb.data.catalogue import CatalogueShuffle
+from llmemb.data.config import PrepareConfig, TimeCutRule
+from llmemb.data.dataset import DATASET_FILE
+from llmemb.data.files import SourceFile, find_files, fingerprint
+from llmemb.data.formats import FORMATS
+from llmemb.data.interactions import parts_of
+from llmemb.data.passes import COUNT, TRAIN_COUNT, Rule, Work
+from llmemb.data.refusals import Refusals
+from llmemb.data.sequences import split_from_info
+from llmemb.data.stages import Stage, run_stage
 from llmemb.errors import InputError
 
+Run = Callable[[Stage, Sequence[Any], str], list[dict[str, Any]]]
+"""A stage, its tasks, what it is called: the records."""
 FORMAT_VERSION = 1
+WORK_FOLDER = "_work"
+SECONDS_PER_DAY = passes.SECONDS_PER_DAY
+MIB = 2**20
 
 
-class Columns(Config):
-    """What the user's tables call things."""
+@dataclass(frozen=True)
+class Sources:
+    """The files of both tables."""
 
-    item_id: str = "item_id"
-    """In both tables."""
-    user_id: str = "user_id"
-    order_by: tuple[str, ...] = Field(default=("timestamp",), min_length=1)
-    """Numbers, dates or times; the first decides, the next break its ties, and after the last the row's place does."""
-    timestamp: str | None = None
-    """Kept beside each interaction: whole numbers as they are, dates and times as seconds since 1970 in UTC.
-    By default the order column called ``timestamp``, if there is one."""
-
-    @field_validator("order_by", mode="before")
-    @classmethod
-    def _one_alone(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    items: list[SourceFile]
+    interactions: list[SourceFile]
 
     @property
-    def kept_timestamp(self) -> str | None:
-        return self.timestamp or ("timestamp" if "timestamp" in self.order_by else None)
+    def fingerprints(self) -> dict[str, str]:
+        return {name: fingerprint(files) for name, files in vars(self).items()}
 
     @property
-    def of_interactions(self) -> list[str]:
-        timestamp = [self.kept_timestamp] if self.kept_timestamp else []
-        return list(dict.fromkeys([self.user_id, self.item_id, *self.order_by, *timestamp]))
+    def content_mib(self) -> float:
+        return sum(file.content_bytes for file in [*self.items, *self.interactions]) / MIB
 
 
-class Filters(Config):
-    """The k-core: users and items with fewer interactions are left out, until none is left. 0 or 1 is off."""
+@dataclass(frozen=True)
+class Catalogue:
+    """The items, told apart and counted; their files are not written yet."""
 
-    min_user_interactions: int = Field(default=3, ge=0)
-    """3 is the shortest sequence that leave-one-out can split."""
-    min_item_interactions: int = Field(default=0, ge=0)
-    """Off by default: rarely bought items are what this project is about."""
-
-
-class UnknownItems(Config):
-    """Interactions with items that the catalogue lacks."""
-
-    max_share: float = Field(default=0.01, ge=0, le=1)
-    """Up to this share of the interactions they are left out and counted; above it they are an error."""
+    shuffle: CatalogueShuffle
+    num_items: int
+    num_files: int
+    refusals: Refusals
 
 
-class Files(Config):
-    """How the artifact is cut into files."""
+@dataclass(frozen=True)
+class Kept:
+    """What the filters leave of the interactions, as a rule over the sorted sequences in the work folder."""
 
-    items_per_file: int = Field(default=16384, ge=1)
-    min_item_files: int = Field(default=8, ge=1)
-    """So that a small catalogue too can be embedded by several workers."""
-    users_per_file: int = Field(default=65536, ge=1)
-
-
-class PrepareConfig(JobConfig):
-    """Makes a dataset of a catalogue and its interactions."""
-
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"items", "interactions", "output"})
-
-    items: str
-    """Parquet, CSV or JSON lines, a file or a folder: an id column and any attributes."""
-    interactions: str
-    """The same formats: user, item, and one or more columns that give the order."""
-    output: str
-    columns: Columns = Columns()
-    filters: Filters = Filters()
-    unknown_items: UnknownItems = UnknownItems()
-    storage: Files = Files()
+    rule: Rule
+    num_users: int
+    num_interactions: int
+    days: dict[int, int]
+    dropped: dict[str, int]
+    tied: int
+    refusals: Refusals
 
 
 def run_prepare(config: PrepareConfig) -> None:
     """Writes the dataset: ``items/``, ``sequences/`` and, last, ``dataset.json``.
 
     Every catalogue item stays, one without interactions too: it can still be recommended. Filters leave out
-    interactions only.
+    interactions only. The same sources and settings make the same bytes, here or on any cluster.
 
     Raises:
-        InputError: the tables or the output are not usable; nothing has been written then.
+        InputError: the tables or the output are not usable; nothing but the work folder has been written then.
     """
     storage.check_writable(config.output)
-    columns = config.columns
-    catalogue = read_source(config.items, ids=[columns.item_id])
-    log = read_source(config.interactions, ids=[columns.user_id, columns.item_id], columns=columns.of_interactions)
-    items = _catalogue(catalogue, columns)
-    interactions, dropped = _kept_interactions(_ordered(log, columns), items[ITEM_ID], config)
-    sources = {"items": catalogue.fingerprint, "interactions": log.fingerprint}
-    if artifact.claim(config, config.output, job="prepare", inputs=sources, finished_by=DATASET_FILE):
-        files = {
-            "items": _write_items(items, config),
-            "sequences": _write_sequences(interactions, config),
-        }
-        info = _info(config, items=items, interactions=interactions, dropped=dropped, sources=sources, files=files)
-        storage.write_json(storage.join(config.output, DATASET_FILE), info)
-    _print_summary(config.output, storage.read_json(storage.join(config.output, DATASET_FILE)))
+    layout = FORMATS[config.format]
+    sources = Sources(
+        find_files(config.items, layout.items.suffixes), find_files(config.interactions, layout.interactions.suffixes)
+    )
+    inputs = sources.fingerprints
+    if not artifact.is_finished(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE):
+        on_ray = sources.content_mib > config.execution.in_process_mib
+        with _work(config, sources, on_ray=on_ray) as work:
+            _make(work, sources, inputs, on_ray=on_ray)
+    _print_summary(config, storage.read_json(storage.join(config.output, DATASET_FILE)))
 
 
-def _catalogue(source: Source, columns: Columns) -> pl.DataFrame:
-    """The items under the name ``item_id``, each once."""
-    if source.frame.is_empty():
-        raise InputError(f"items: {source.uri}: an empty catalogue; expected one row per item")
-    if columns.item_id != ITEM_ID and ITEM_ID in source.frame.columns:
-        raise InputError(f"columns.item_id: {source.uri} has {columns.item_id!r} and {ITEM_ID!r}; expected one of them")
-    items = source.frame.rename({columns.item_id: ITEM_ID}).select(ITEM_ID, pl.exclude(ITEM_ID))
-    twice = items.filter(pl.col(ITEM_ID).is_duplicated())[ITEM_ID]
-    if len(twice):
-        raise InputError(
-            f"items: {source.uri}: duplicate item ids: {twice.n_unique():,} ids have several rows, such as {twice[0]!r}"
-        )
-    return items
+def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool) -> None:
+    config = work.config
+
+    def run(stage: Stage, tasks: Sequence[Any], description: str) -> list[dict[str, Any]]:
+        return run_stage(stage, tasks, description=description, on_ray=on_ray)
+
+    catalogue = _read_catalogue(work, sources, run)
+    kept = _read_interactions(work, sources, catalogue.num_items, run)
+    split = _split(config, kept)
+    artifact.claim(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE)
+    stage: Stage = partial(passes.write_items, shuffle=catalogue.shuffle, num_files=catalogue.num_files, work=work)
+    files = {"items": run(stage, range(catalogue.num_files), "write items")}
+    num_user_files = num_buckets(kept.num_users, items_per_bucket=config.storage.users_per_file)
+    stage = partial(
+        passes.write_sequences, rule=kept.rule, split=split_from_info(split), num_files=num_user_files, work=work
+    )
+    files["sequences"] = run(stage, range(num_user_files), "write sequences")
+    info = _info(work, catalogue, kept, split=split, files=files, inputs=inputs)
+    storage.write_json(storage.join(config.output, DATASET_FILE), info)
 
 
-def _ordered(source: Source, columns: Columns) -> pl.DataFrame:
-    """``user_id, item_id[, timestamps]``, by user, each user's in order."""
-    frame = source.frame
-    order = {f"order {place}": _moments(source, column) for place, column in enumerate(columns.order_by)}
-    kept = columns.kept_timestamp
-    return (
-        frame.select(
-            pl.col(columns.user_id).alias(USER_ID),
-            pl.col(columns.item_id).alias(ITEM_ID),
-            *(values.alias(name) for name, values in order.items()),
-            *([_seconds(_moments(source, kept, required=False)).alias(TIMESTAMPS)] if kept else []),
-        )
-        .sort(USER_ID, *order, maintain_order=True)
-        .drop(order)
+def _read_catalogue(work: Work, sources: Sources, run: Run) -> Catalogue:
+    """Reads the items and tells them apart; of each that occurs again only the first row counts."""
+    config = work.config
+    parts = parts_of(sources.items, bytes_per_part=config.execution.bucket_mib * MIB)
+    records = run(partial(passes.spill_items, work=work), list(map(asdict, parts)), "read items")
+    shuffle = passes.shuffled_catalogue(records, work)
+    counts = []
+    if shuffle.names:
+        files = [file.uri for file in sources.items]
+        stage = partial(passes.count_items, shuffle=shuffle, files=files)
+        counts = run(stage, range(work.num_item_buckets), "count items")
+    refusals = Refusals.merge(record["refusals"] for record in [*records, *counts])
+    if not refusals.rows:
+        raise InputError(f"items: {config.items}: an empty catalogue; expected one row per item")
+    refusals.check("items", config.items, config.refused_rows.max_share)
+    num_items = sum(count["items"] for count in counts)
+    if not num_items:
+        raise InputError(f"items: {config.items}: none of its {refusals.rows:,} rows can be used")
+    number = num_buckets(
+        num_items, items_per_bucket=config.storage.items_per_file, at_least=config.storage.min_item_files
+    )
+    stage = partial(passes.write_ids, shuffle=shuffle, num_files=number, work=work)
+    run(stage, range(number), "number items")
+    return Catalogue(shuffle, num_items, number, refusals)
+
+
+def _read_interactions(work: Work, sources: Sources, num_items: int, run: Run) -> Kept:
+    config = work.config
+    parts = parts_of(sources.interactions, bytes_per_part=config.execution.bucket_mib * MIB)
+    records = run(partial(passes.spill_interactions, work=work), list(map(asdict, parts)), "read interactions")
+    refusals = Refusals.merge(record["refusals"] for record in records)
+    if not refusals.rows:
+        raise InputError(f"interactions: {config.interactions}: no interactions; expected one row per interaction")
+    refusals.check("interactions", config.interactions, config.refused_rows.max_share)
+    dropped = Counter({"below_rating": 0, "outside_time_window": 0, "unknown_item": 0})
+    for record in records:
+        dropped.update(record["dropped"])
+    _check_unknown(config, records, refusals, dropped)
+    names = [name for record in records for name in record["names"]]
+    if not names:
+        raise InputError(f"interactions: {config.interactions}: none of its {refusals.rows:,} rows can be used")
+    buckets = range(work.num_user_buckets)
+    sorts = run(partial(passes.sort_users, names=names, work=work), buckets, "sort interactions")
+    dropped["repeat"] = _sum(sorts, "repeats")
+    rule, tallies = _survivors(work, num_items, run)
+    dropped["below_k_core"], dropped["too_short"] = _sum(tallies, "below_core"), _sum(tallies, "too_short")
+    kept = _sum(tallies, "interactions")
+    if not kept:
+        known = refusals.rows - refusals.total - dropped["unknown_item"]
+        raise InputError(f"interactions: {config.interactions}: the filters leave none of {known:,} interactions")
+    days: Counter[int] = Counter()
+    for each in tallies:
+        days.update({int(day): number for day, number in each["days"].items()})
+    return Kept(
+        rule, _sum(tallies, "users"), kept, dict(days), dict(dropped), tied=_sum(sorts, "tied"), refusals=refusals
     )
 
 
-def _moments(source: Source, column: str, *, required: bool = True) -> pl.Series:
-    """An order column as numbers, dates or times; text is read as dates and times."""
-    values = source.frame[column]
-    if values.dtype == pl.String:
-        values = _parsed_times(source, values)
-    if not (values.dtype.is_numeric() or values.dtype.is_temporal() or values.dtype == pl.Null):
-        raise InputError(f"{source.uri}: column {column!r} holds {values.dtype}: expected numbers, dates or times")
-    values = values.fill_nan(None) if values.dtype.is_float() else values
-    if required and values.null_count():
+def _check_unknown(
+    config: PrepareConfig, records: Sequence[Mapping[str, Any]], refusals: Refusals, dropped: Mapping[str, int]
+) -> None:
+    asked = refusals.rows - refusals.total - dropped["below_rating"] - dropped["outside_time_window"]
+    if dropped["unknown_item"] > config.unknown_items.max_share * asked:
+        example = next(item for record in records for item in record["unknown"])
         raise InputError(
-            f"{source.uri}: order column {column!r} is empty in {values.null_count():,} rows; expected a value in each"
+            f"interactions: {config.interactions}: {dropped['unknown_item']:,} of {asked:,} name items that the "
+            f"catalogue lacks, such as {example!r}; "
+            f"expected at most {config.unknown_items.max_share:.2%} (unknown_items.max_share)"
         )
-    return values
 
 
-def _parsed_times(source: Source, text: pl.Series) -> pl.Series:
-    try:
-        return text.str.to_datetime(strict=True)
-    except pl.exceptions.PolarsError as error:
-        example = text.drop_nulls().first()
-        raise InputError(
-            f"{source.uri}: column {text.name!r} holds text such as {example!r}: expected numbers, dates or times"
-        ) from error
+def _survivors(work: Work, num_items: int, run: Run) -> tuple[Rule, list[dict[str, Any]]]:
+    """The rule of the configured filters, and the tallies of what it keeps.
 
-
-def _seconds(values: pl.Series) -> pl.Series:
-    if values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).dt.epoch("s")
-    return values.cast(pl.Int64)
-
-
-def _kept_interactions(
-    interactions: pl.DataFrame, item_ids: pl.Series, config: PrepareConfig
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Leaves out unknown items, then what is below the k-core; and how many interactions each cost."""
-    uri, max_share = config.interactions, config.unknown_items.max_share
-    if interactions.is_empty():
-        raise InputError(f"interactions: {uri}: no interactions; expected one row per interaction")
-    known = interactions.filter(pl.col(ITEM_ID).is_in(item_ids.implode()))
-    num_unknown = interactions.height - known.height
-    if num_unknown > max_share * interactions.height:
-        example = interactions.filter(~pl.col(ITEM_ID).is_in(item_ids.implode()))[ITEM_ID][0]
-        raise InputError(
-            f"interactions: {uri}: {num_unknown:,} of {interactions.height:,} name items that the catalogue lacks, "
-            f"such as {example!r}; expected at most {max_share:.2%} (unknown_items.max_share)"
-        )
-    core = _k_core(known, config.filters)
-    if core.is_empty():
-        raise InputError(f"interactions: {uri}: the filters leave none of {known.height:,} interactions")
-    return core, {"unknown_item": num_unknown, "below_k_core": known.height - core.height}
-
-
-def _k_core(interactions: pl.DataFrame, filters: Filters) -> pl.DataFrame:
-    """The largest part in which every user and every item has enough interactions: filters to a fixed point."""
-    while True:
-        kept = interactions.filter(
-            (pl.len().over(USER_ID) >= filters.min_user_interactions)
-            & (pl.len().over(ITEM_ID) >= filters.min_item_interactions)
-        )
-        if kept.height == interactions.height:
-            return kept
-        interactions = kept
-
-
-def _write_items(items: pl.DataFrame, config: PrepareConfig) -> list[dict[str, Any]]:
-    """Writes each item to the file that its id's hash names, sorted by id, empty files too.
-
-    An item keeps its file, whatever else comes or goes, as long as the number of files is the same; that number is a
-    power of two, so that it seldom changes. Hence a changed catalogue differs only in the files of the changed items.
+    To the fixed point: items that too few kept interactions name fall, and then it is counted again, until none falls.
     """
-    files = config.storage
-    num_files = num_buckets(items.height, items_per_bucket=files.items_per_file, at_least=files.min_item_files)
-    bucket = pl.Series(buckets(items[ITEM_ID].to_list(), num_files))
-    folder = storage.join(config.output, "items")
-    entries = []
-    for index in range(num_files):
-        part = items.filter(bucket == index).sort(ITEM_ID)
-        entries.append(storage.write_table(storage.join(folder, f"part-{index:05d}.parquet"), _to_arrow(part)))
-    return entries
+    filters, buckets = work.config.filters, range(work.num_user_buckets)
+    rounds = itertools.count(1)
+
+    def count(rule: Rule) -> tuple[list[dict[str, Any]], NDArray[np.bool_]]:
+        tallies = run(partial(passes.tally, rule=rule, work=work), buckets, f"filter, round {next(rounds)}")
+        counts = passes.add_up(work, "tallies", COUNT, num_items)
+        return tallies, (counts >= filters.min_item_interactions) | (counts == 0)
+
+    def rule_of(kept_items: NDArray[np.bool_]) -> Rule:
+        uri = passes.write_kept_items(work, kept_items)
+        return Rule(uri, filters.min_user_interactions, filters.min_sequence_length)
+
+    kept_items = np.ones(num_items, dtype=bool)
+    if filters.core == "single-pass":
+        _, kept_items = count(Rule(None, min_user_interactions=0))
+        rule = rule_of(kept_items)
+        return rule, count(rule)[0]
+    while True:
+        rule = rule_of(kept_items)
+        tallies, enough = count(rule)
+        if (kept_items & enough).sum() == kept_items.sum():
+            return rule, tallies
+        kept_items &= enough
 
 
-def _write_sequences(interactions: pl.DataFrame, config: PrepareConfig) -> list[dict[str, Any]]:
-    """One row per user, sorted by id."""
-    lists = interactions.group_by(USER_ID, maintain_order=True).agg(pl.exclude(USER_ID))
-    sequences = lists.rename({ITEM_ID: ITEM_IDS})
-    folder = storage.join(config.output, "sequences")
-    return [
-        storage.write_table(storage.join(folder, f"part-{index:05d}.parquet"), _to_arrow(part))
-        for index, part in enumerate(sequences.iter_slices(config.storage.users_per_file))
-    ]
+def _split(config: PrepareConfig, kept: Kept) -> dict[str, Any]:
+    """The rule for ``dataset.json``.
+
+    Raises:
+        InputError: a time cut by shares where all is on a day or two.
+    """
+    if not isinstance(config.split, TimeCutRule):
+        return {"policy": config.split.policy}
+    rule = config.split
+    if rule.validation_from is not None and rule.test_from is not None:
+        return {"policy": rule.policy, "validation_from": rule.validation_from, "test_from": rule.test_from}
+    days = np.array(sorted(kept.days))
+    if len(days) < 3:
+        raise InputError(
+            f"split: the interactions are on {len(days)} days (UTC); a time cut by shares falls on midnights and needs "
+            "3 of them; expected split.validation_from and split.test_from"
+        )
+    counts = np.array([kept.days[day] for day in days.tolist()])
+    test = 2 + _nearest(counts[::-1].cumsum()[::-1][2:], rule.test_share * counts.sum())
+    between = counts[:test][::-1].cumsum()[::-1]
+    validation = 1 + _nearest(between[1:], rule.validation_share * counts.sum())
+    moments = {"validation_from": int(days[validation]), "test_from": int(days[test])}
+    return {"policy": rule.policy} | {name: day * SECONDS_PER_DAY for name, day in moments.items()}
 
 
-def _to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """The rows with Arrow's plain ``string`` and ``list`` in place of Polars' large ones."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    return table.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in table.schema]))
+def _nearest(values: NDArray[np.int64], wanted: float) -> int:
+    return int(np.argmin(np.abs(values - wanted)))
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-        return pa.string()
-    if pa.types.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    return kind
+def _sum(records: Sequence[Mapping[str, Any]], key: str) -> int:
+    return sum(record[key] for record in records)
+
+
+@contextlib.contextmanager
+def _work(config: PrepareConfig, sources: Sources, *, on_ray: bool) -> Iterator[Work]:
+    """A work folder, removed at the end: on this machine's disk, or under the output for a cluster's nodes."""
+    number = num_buckets(round(sources.content_mib), items_per_bucket=config.execution.bucket_mib)
+    with contextlib.ExitStack() as stack:
+        if on_ray:
+            from llmemb.cluster import connect
+
+            connect()
+            folder = storage.join(config.output, WORK_FOLDER)
+            storage.remove(folder)
+            stack.callback(storage.remove, folder)
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmemb-prepare-"))
+        yield Work(folder, config, number, number)
 
 
 def _info(
-    config: PrepareConfig,
+    work: Work,
+    catalogue: Catalogue,
+    kept: Kept,
     *,
-    items: pl.DataFrame,
-    interactions: pl.DataFrame,
-    dropped: dict[str, int],
-    sources: dict[str, str],
+    split: dict[str, Any],
     files: dict[str, list[dict[str, Any]]],
+    inputs: dict[str, str],
 ) -> dict[str, Any]:
     """The content of ``dataset.json``; its fingerprint names what the files hold and how they are split."""
-    split = {"policy": "leave-one-out"}
-    popularity = interactions[ITEM_ID].value_counts()["count"].sort(descending=True)
+    config, num_items = work.config, catalogue.num_items
+    popularity = np.sort(passes.add_up(work, "popularity", COUNT, num_items))[::-1]
+    train_popularity = passes.add_up(work, "popularity", TRAIN_COUNT, num_items)
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": storage.fingerprint({"files": dict(_checksums(files)), "split": split}),
         "counts": {
-            "items": items.height,
-            "items_without_interactions": items.height - len(popularity),
-            "users": interactions[USER_ID].n_unique(),
-            "interactions": interactions.height,
-            "interactions_on_top_fifth": int(popularity[: items.height // 5].sum()),
-            "dropped_interactions": dropped,
+            "items": num_items,
+            "items_without_interactions": int((popularity == 0).sum()),
+            "users": kept.num_users,
+            "interactions": kept.num_interactions,
+            "interactions_on_top_fifth": int(popularity[: num_items // 5].sum()),
+            "dropped_interactions": kept.dropped,
+            "tied_interactions": kept.tied,
         },
-        "filters": config.filters.model_dump(),
+        "refused_rows": {"items": catalogue.refusals.to_json(), "interactions": kept.refusals.to_json()},
+        "filters": config.filters.model_dump(mode="json"),
         "split": split,
-        "source": {"items": config.items, "interactions": config.interactions, "fingerprints": sources},
+        "leaks": {
+            "max_correlation": config.leaks.max_correlation,
+            "attributes": leaks.popularity_correlations(_numbers(work), train_popularity),
+        },
+        "source": {
+            "format": config.format,
+            "items": config.items,
+            "interactions": config.interactions,
+            "fingerprints": inputs,
+        },
         "files": files,
+    }
+
+
+def _numbers(work: Work) -> dict[str, NDArray[np.float64]]:
+    """The catalogue's numeric attributes, float64 ``[items]``, NaN where missing."""
+    table = pa.concat_tables(map(storage.read_table, storage.list_files(work.file("numbers"), ".parquet")))
+    return {
+        name: table.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        for name in table.column_names
     }
 
 
@@ -290,7 +328,25 @@ def _checksums(files: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, st
             yield f"{folder}/{entry['file']}", entry["sha256"]
 
 
-def _print_summary(output: str, info: dict[str, Any]) -> None:
+def _print_summary(config: PrepareConfig, info: dict[str, Any]) -> None:
+    console = Console()
+    console.print(_summary(info))
+    for name, refusals in info["refused_rows"].items():
+        for example in refusals["examples"]:
+            detail = f" ({example['detail']})" if example["detail"] else ""
+            console.print(
+                f"refused: {name}: {example['file']} row {example['row']:,}: {example['reason']}{detail}",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
+    correlations = info["leaks"]["attributes"]
+    for line in leaks.warnings(correlations, info["leaks"]["max_correlation"], list(correlations)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"dataset: {config.output}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _summary(info: dict[str, Any]) -> Table:
     counts = info["counts"]
     table = Table(title="Dataset", show_header=False)
     table.add_column(justify="left")
@@ -299,8 +355,11 @@ def _print_summary(output: str, info: dict[str, Any]) -> None:
         table.add_row(name.replace("_", " "), f"{counts[name]:,}")
     top_fifth = counts["interactions_on_top_fifth"] / counts["interactions"]
     table.add_row("of them on the most popular fifth of items", f"{top_fifth:.1%}")
+    table.add_row("in the same moment as the user's last (input order decides)", f"{counts['tied_interactions']:,}")
     for reason, number in counts["dropped_interactions"].items():
-        table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{number:,}")
-    console = Console()
-    console.print(table)
-    console.print(f"dataset: {output}", soft_wrap=True, highlight=False)
+        if number:
+            table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{number:,}")
+    for name, refusals in info["refused_rows"].items():
+        for reason, number in refusals["counts"].items():
+            table.add_row(f"refused {name}: {reason}", f"{number:,}")
+    return table

@@ -1,7 +1,7 @@
 """Users' item sequences in flat arrays, and the rules that split them."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ class Sequences:
     Attributes:
         items: int32 ``[interactions]``, item indices from 1, each user's in order, users one after another.
         offsets: int64 ``[users + 1]``; user u's items are ``items[offsets[u]:offsets[u + 1]]``.
+        timestamps: int64 ``[interactions]`` in seconds, never falling within a user; only where a split needs them.
     """
 
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64] | None = None
 
     @classmethod
     def from_lists(cls, lists: list[list[int]]) -> Self:
@@ -71,6 +73,22 @@ class Targets:
         return Targets(self.users[queries], self.histories.take(queries), self.items[queries])
 
 
+class Split(Protocol):
+    """A rule that says which interactions are for training, and what is asked for validation and for the test."""
+
+    @property
+    def needs_timestamps(self) -> bool: ...
+
+    def train(self, sequences: Sequences) -> Sequences:
+        """What training may see: a beginning of each sequence."""
+        ...
+
+    def targets(self, sequences: Sequences, split: SplitName) -> Targets:
+        """At most one query per user; its history has all that came before the target, and at least one item."""
+        ...
+
+
+@dataclass(frozen=True)
 class LeaveOneOut:
     """The last item is the test target, the one before it the validation target (the paper's protocol).
 
@@ -78,6 +96,7 @@ class LeaveOneOut:
     """
 
     min_length = 3
+    needs_timestamps = False
 
     def train(self, sequences: Sequences) -> Sequences:
         return sequences.without_last(np.where(sequences.lengths >= self.min_length, 2, 0))
@@ -85,11 +104,58 @@ class LeaveOneOut:
     def targets(self, sequences: Sequences, split: SplitName) -> Targets:
         users = np.flatnonzero(sequences.lengths >= self.min_length)
         from_end = {"validation": 2, "test": 1}[split]
-        histories = sequences.take(users).without_last(np.full(len(users), from_end))
-        return Targets(users, histories, sequences.items[sequences.offsets[users + 1] - from_end])
+        return _targets(sequences, users, sequences.lengths[users] - from_end)
+
+
+@dataclass(frozen=True)
+class TimeCut:
+    """One moment for all users: training sees what happened before it, so nothing of anybody's future leaks.
+
+    A user's target is their first interaction at or after ``validation_from`` (and before ``test_from``), for the test
+    the first at or after ``test_from``; users without one, or without any interaction before it, are not asked.
+
+    Attributes:
+        validation_from: Seconds; earlier interactions are for training.
+        test_from: Seconds.
+    """
+
+    validation_from: int
+    test_from: int
+    needs_timestamps = True
+
+    def train(self, sequences: Sequences) -> Sequences:
+        return sequences.without_last(sequences.lengths - _num_before(sequences, self.validation_from))
+
+    def targets(self, sequences: Sequences, split: SplitName) -> Targets:
+        before_test = _num_before(sequences, self.test_from)
+        place, end = before_test, sequences.lengths
+        if split == "validation":
+            place, end = _num_before(sequences, self.validation_from), before_test
+        users = np.flatnonzero((place > 0) & (place < end))
+        return _targets(sequences, users, place[users])
+
+
+def split_from_info(info: dict[str, Any]) -> Split:
+    """The rule that a ``dataset.json`` names under ``split``."""
+    if info["policy"] == "time-cut":
+        return TimeCut(info["validation_from"], info["test_from"])
+    return LeaveOneOut()
+
+
+def _num_before(sequences: Sequences, moment: int) -> NDArray[np.int64]:
+    """int64 ``[users]``: interactions before a moment."""
+    assert sequences.timestamps is not None
+    return np.diff(np.concatenate([[0], np.cumsum(sequences.timestamps < moment)])[sequences.offsets])
+
+
+def _targets(sequences: Sequences, users: NDArray[np.int64], places: NDArray[np.int64]) -> Targets:
+    """Queries for the items at some places of some users' sequences."""
+    starts = sequences.offsets[users]
+    return Targets(users, _gather(sequences, starts, starts + places), sequences.items[starts + places])
 
 
 def _gather(sequences: Sequences, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Sequences:
     offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
     source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    return Sequences(sequences.items[source], offsets)
+    timestamps = None if sequences.timestamps is None else sequences.timestamps[source]
+    return Sequences(sequences.items[source], offsets, timestamps)

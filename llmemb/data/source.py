@@ -1,15 +1,17 @@
-"""A user's own tables: Parquet, CSV or JSON lines, one file or a folder of them, at any URI."""
+"""A small table read whole: every row must be usable."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 
-from llmemb import storage
+from llmemb.data import attributes, columns
+from llmemb.data.files import SourceFile, find_files, fingerprint
+from llmemb.data.formats import FORMATS
+from llmemb.data.interactions import Part, check_column, read_parquet, read_records, syntax_of
+from llmemb.data.refusals import Refusals
 from llmemb.errors import InputError
-
-FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON lines"}
 
 
 @dataclass(frozen=True)
@@ -27,77 +29,60 @@ class Source:
 
 
 def read_source(uri: str, *, ids: Sequence[str], columns: Sequence[str] | None = None) -> Source:
-    """Reads a table whose id columns become text, digit for digit: ``007`` stays ``007``.
+    """Reads Parquet, CSV, TSV or JSON lines, a file, a folder or a glob; id columns become text, digit for digit.
 
     Args:
         ids: Columns of ids; text or whole numbers, no row without one.
         columns: The columns to keep, ids included; all by default.
 
     Raises:
-        InputError: nothing is there, it is not in a known format, or an id column is absent, numeric with fractions
-            or empty in some row.
+        InputError: nothing is there, it is not in a known format, a column is absent, or a row cannot be used.
     """
-    needed = list(columns) if columns is not None else list(ids)
-    contents = {file: storage.read_bytes(file) for file in _files(uri)}
-    frames = [_parse(file, content, ids=ids, needed=needed) for file, content in contents.items()]
+    files = find_files(uri, FORMATS["table"].items.suffixes)
+    frames = [_read(file, ids, columns) for file in files]
     try:
-        frame = pl.concat(
-            [frame.select(needed) if columns is not None else frame for frame in frames], how="diagonal_relaxed"
+        frame = pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{uri}: its files do not fit together: {' '.join(str(error).split())}") from error
+    return Source(uri, frame, fingerprint(files))
+
+
+def _read(file: SourceFile, ids: Sequence[str], needed: Sequence[str] | None) -> pl.DataFrame:
+    wanted = list(needed) if needed is not None else None
+    if file.suffix == ".parquet":
+        frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(read_parquet(Part(file, 0), wanted))))
+        raw: dict[str, Sequence[object] | pl.Series] = {name: frame[name] for name in frame.columns}
+    else:
+        frame, raw = _read_text(file, wanted)
+    for name in ids:
+        check_column(name, frame.columns, file.uri)
+        texts, refused = columns.id_texts(raw[name], name, file.uri)
+        if refused:
+            row, reason = min(refused.items())
+            raise InputError(f"{file.uri}: {len(refused):,} rows cannot be used, the first is row {row + 1}: {reason}")
+        frame = frame.with_columns(texts.alias(name))
+    return frame
+
+
+def _read_text(
+    file: SourceFile, needed: Sequence[str] | None
+) -> tuple[pl.DataFrame, dict[str, Sequence[object] | pl.Series]]:
+    """The rows as typed columns, and as they are written."""
+    refusals = Refusals()
+    syntax = syntax_of(FORMATS["table"].items, file)
+    records = [record for chunk in read_records(file, syntax, refusals) for _, record in chunk]
+    if refusals.total:
+        first = refusals.examples[0]
+        raise InputError(
+            f"{file.uri}: {refusals.total:,} rows cannot be used, the first is row {first['row']}: {first['reason']}"
         )
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{uri}: its files do not fit together: {_first_line(error)}") from error
-    frame = frame.with_columns(_id_text(frame, column, uri) for column in ids)
-    return Source(uri, frame, storage.fingerprint([storage.checksum(content) for content in contents.values()]))
-
-
-def _files(uri: str) -> list[str]:
-    if _suffix(uri) in FORMATS and not storage.list_files(uri):
-        return [uri]
-    files = [file for file in storage.list_files(uri) if _suffix(file) in FORMATS and storage.name(file)[0] not in "._"]
-    if not files:
-        raise InputError(f"{uri}: no such table: expected a file, or a folder of files, named {', '.join(FORMATS)}")
-    return files
-
-
-def _suffix(uri: str) -> str:
-    name = storage.name(uri)
-    return name[name.rfind(".") :].lower() if "." in name else ""
-
-
-def _parse(file: str, content: bytes, *, ids: Sequence[str], needed: Sequence[str]) -> pl.DataFrame:
-    """One file, with the columns it has; raises InputError where it lacks a needed one."""
-    known = FORMATS[_suffix(file)]
-    try:
-        available = _column_names(known, content)
-        for column in needed:
-            if column not in available:
-                raise InputError(f"{file}: no column {column!r}; it has {', '.join(available)}")
-        if known == "Parquet":
-            return pl.read_parquet(io.BytesIO(content))
-        read = pl.read_csv if known == "CSV" else pl.read_ndjson
-        return read(io.BytesIO(content), schema_overrides=dict.fromkeys(ids, pl.String), infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{file}: not {known}: {_first_line(error)}") from error
-
-
-def _column_names(known: str, content: bytes) -> list[str]:
-    if known == "Parquet":
-        return list(pl.read_parquet_schema(io.BytesIO(content)))
-    if known == "CSV":
-        return pl.read_csv(io.BytesIO(content), n_rows=0).columns
-    return pl.read_ndjson(io.BytesIO(content), infer_schema_length=None).columns
-
-
-def _id_text(frame: pl.DataFrame, column: str, uri: str) -> pl.Series:
-    values = frame[column]
-    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
-        raise InputError(f"{uri}: column {column!r} holds {values.dtype}: expected text or whole numbers as ids")
-    text = values.cast(pl.String)
-    missing = (text.is_null() | (text == "")).fill_null(True)
-    if missing.any():
-        raise InputError(f"{uri}: {missing.sum():,} rows without {column!r}, the first is row {missing.arg_max()}")
-    return text
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    names = list(needed) if needed is not None else list(dict.fromkeys(name for record in records for name in record))
+    for name in needed or ():
+        check_column(name, list(dict.fromkeys(key for record in records for key in record)), file.uri)
+    plain = [{name: attributes.plain_json(record.get(name)) for name in names} for record in records]
+    kinds = attributes.merge_kinds(
+        {name: attributes.kind_of(value, infers=syntax.infers_types) for name, value in record.items()}
+        for record in plain
+    )
+    frame = pl.DataFrame(pl.from_arrow(attributes.to_arrow(plain, kinds)))
+    return frame, {name: [record.get(name) for record in records] for name in names}

@@ -100,7 +100,7 @@ def compare(comparison: Comparison) -> None:
     config, dataset = comparison.config, comparison.dataset
     targets = dataset.test() if config.split == "test" else dataset.validation()
     if not len(targets.items):
-        raise InputError(f"dataset: {dataset.uri}: no user has the 3 interactions that leave-one-out needs")
+        raise InputError(f"dataset: {dataset.uri}: no user has a {config.split} target after a history")
     # What can be wrong with the attributes is found before any work.
     titles = catalogue.titles(dataset, config.examples.title)
     categories = catalogue.categories(dataset, config.embedding_map.category)
@@ -256,7 +256,7 @@ def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) 
         },
         "protocol": {
             "split": config.split,
-            "split_policy": "leave-one-out",
+            "split_policy": dataset.split_policy,
             "ties": "against the target",
             "popularity": "training interactions",
             "num_queries": len(question.targets.items),

@@ -53,7 +53,7 @@ def run_rat(config: RatConfig) -> None:
         inputs["embeddings"] = Snapshot.open(config.embeddings).fingerprint
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
-            f"dataset: {config.dataset}: no user has the 4 interactions that training and leave-one-out need together"
+            f"dataset: {config.dataset}: no user has two interactions to train on and a validation target after them"
         )
     if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
         print(f"recommender: {config.output} is complete already")

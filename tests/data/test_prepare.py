@@ -1,5 +1,6 @@
 """From a user's own tables to the dataset artifact, and every way in which the tables can be bad."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -15,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmemb import storage
+from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import Dataset
-from llmemb.data.prepare import Filters, PrepareConfig, _k_core, run_prepare
+from llmemb.data.prepare import run_prepare
 from llmemb.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,6 +39,10 @@ INTERACTIONS = pl.DataFrame(
         "item_id": ["d", "a", "b", "a", "c", "a", "b"],
         "timestamp": [30, 20, 30, 10, 10, 20, 5],
     }
+)
+
+NOTHING_DROPPED = dict.fromkeys(
+    ("below_rating", "outside_time_window", "unknown_item", "repeat", "below_k_core", "too_short"), 0
 )
 
 
@@ -81,7 +88,8 @@ def test_users_sequences_are_in_order_and_short_users_are_left_out(tables: Table
         "users": 2,
         "interactions": 6,
         "interactions_on_top_fifth": 0,  # a fifth of four items is none
-        "dropped_interactions": {"unknown_item": 0, "below_k_core": 1},
+        "dropped_interactions": NOTHING_DROPPED | {"below_k_core": 1},
+        "tied_interactions": 0,
     }
 
 
@@ -152,7 +160,8 @@ def test_number_of_item_files_is_the_smallest_power_of_two_that_is_enough(
 
 def test_users_are_spread_over_files(tables: Tables) -> None:
     dataset = tables.prepare(storage={"users_per_file": 1})
-    assert [entry["rows"] for entry in dataset.info["files"]["sequences"]] == [1, 1]
+    assert sum(entry["rows"] for entry in dataset.info["files"]["sequences"]) == 2
+    assert len(dataset.info["files"]["sequences"]) == 2
     assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
     assert len(dataset.sequences) == 2
 
@@ -235,16 +244,190 @@ def test_unknown_items_are_dropped_and_counted_up_to_the_limit(tables: Tables) -
     tables.write(items=ITEMS.filter(pl.col("item_id") != "d"))
     dataset = tables.prepare(unknown_items={"max_share": 1 / 7}, filters={"min_user_interactions": 0})
     assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a"], "u3": ["b"]}
-    assert dataset.info["counts"]["dropped_interactions"] == {"unknown_item": 1, "below_k_core": 0}
+    assert dataset.info["counts"]["dropped_interactions"] == NOTHING_DROPPED | {"unknown_item": 1}
 
 
-def test_k_core_goes_on_until_nothing_falls() -> None:
-    # u3 has one interaction; without it y has one; without that u2 has one; u1 and x, z alone hold.
-    rows = [("u1", "x"), ("u1", "x"), ("u1", "z"), ("u1", "z"), ("u2", "y"), ("u2", "x"), ("u3", "y")]
-    interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
-    core = _k_core(interactions, Filters(min_user_interactions=2, min_item_interactions=2))
-    assert core.rows() == rows[:4]
-    assert _k_core(interactions, Filters(min_user_interactions=0, min_item_interactions=1)).rows() == rows
+def _log(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+# By user: a b c | a b | a a d: d is rare, and v is short.
+SMALL = [("u", "a", 1), ("u", "b", 2), ("u", "c", 3), ("v", "a", 4), ("v", "b", 5), ("w", "a", 6), ("w", "a", 7)]
+SMALL += [("w", "d", 8), ("w", "c", 9)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected", "dropped"),
+    [
+        ({"min_user_interactions": 3}, {"u": "abc", "w": "aadc"}, {"below_k_core": 2}),
+        # v falls, then b and d, then u, then c, then w.
+        ({"min_user_interactions": 3, "min_item_interactions": 2}, None, {}),
+        (
+            {"min_user_interactions": 3, "min_item_interactions": 2, "core": "single-pass"},
+            {"u": "abc", "w": "aac"},
+            {"below_k_core": 3},
+        ),
+        (
+            {"min_user_interactions": 3, "repeats": "collapsed", "min_sequence_length": 4},
+            None,
+            {},
+        ),
+        (
+            {"min_user_interactions": 0, "repeats": "once", "min_sequence_length": 3},
+            {"u": "abc", "w": "adc"},
+            {"repeat": 1, "too_short": 2},
+        ),
+        (
+            {"min_user_interactions": 0, "start": 2, "end": "1970-01-01T00:00:09"},
+            {"u": "bc", "v": "ab", "w": "aad"},
+            {"outside_time_window": 2},
+        ),
+    ],
+)
+def test_filters_leave_out_and_count(
+    tables: Tables, filters: dict[str, Any], expected: dict[str, str] | None, dropped: dict[str, int]
+) -> None:
+    tables.write(interactions=_log(SMALL))
+    if expected is None:
+        with pytest.raises(InputError, match="the filters leave none of 9 interactions"):
+            tables.prepare(filters=filters)
+        return
+    dataset = tables.prepare(filters=filters)
+    assert _sequences(dataset) == {user: list(items) for user, items in expected.items()}
+    assert dataset.info["counts"]["dropped_interactions"] == NOTHING_DROPPED | dropped
+    assert sorted(dataset.item_ids) == ["a", "b", "c", "d"]
+
+
+def test_low_ratings_are_left_out(tables: Tables) -> None:
+    rated = _log(SMALL).with_columns(stars=pl.Series([5, 3, 4, 1, 2, 4, 4, 4, 4]))
+    dataset = tables.write(interactions=rated).prepare(
+        columns={"rating": "stars"}, filters={"min_rating": 3.5, "min_user_interactions": 2}
+    )
+    assert _sequences(dataset) == {"u": ["a", "c"], "w": ["a", "a", "d", "c"]}
+    assert dataset.info["counts"]["dropped_interactions"] == NOTHING_DROPPED | {"below_rating": 3}
+
+
+def test_ties_are_broken_by_input_order_and_counted(tables: Tables) -> None:
+    rows = [("u", "a", 2), ("u", "b", 1), ("u", "c", 1), ("u", "d", 2), ("v", "a", 2), ("v", "b", 3), ("v", "c", 4)]
+    dataset = tables.write(interactions=_log(rows)).prepare()
+    assert _sequences(dataset) == {"u": ["b", "c", "a", "d"], "v": ["a", "b", "c"]}
+    assert dataset.info["counts"]["tied_interactions"] == 2  # c with b, d with a
+
+
+def test_milliseconds_are_kept_as_seconds_and_still_order(tables: Tables) -> None:
+    rows = [("u", "a", 1_500_000_000_002), ("u", "b", 1_500_000_000_001), ("u", "c", 1_500_000_001_000)]
+    dataset = tables.write(interactions=_log(rows)).prepare(columns={"timestamp_unit": "ms"})
+    assert _sequences(dataset) == {"u": ["b", "a", "c"]}
+    assert _read(dataset, "sequences")["timestamps"].to_list() == [[1_500_000_000, 1_500_000_000, 1_500_000_001]]
+    with pytest.raises(InputError, match=r"3 of 3 rows .*: timestamp after 2099: are these seconds\?"):
+        tables.prepare(output=tables.output + "-seconds")
+
+
+DAY = 86_400
+
+
+def test_time_cut_by_shares_falls_on_the_nearest_midnight(tables: Tables) -> None:
+    """Ten interactions on days 0 to 9: a share of 0.2 at the end of each part is two days."""
+    rows = [("u", "abcd"[day % 4], DAY * day + 100) for day in range(10)]
+    split = {"policy": "time-cut", "validation_share": 0.2, "test_share": 0.2}
+    dataset = tables.write(interactions=_log(rows)).prepare(split=split)
+    assert dataset.info["split"] == {"policy": "time-cut", "validation_from": 6 * DAY, "test_from": 8 * DAY}
+    assert len(dataset.train.items) == 6
+    assert [dataset.validation().histories.lengths.tolist(), dataset.test().histories.lengths.tolist()] == [[6], [8]]
+
+
+def test_time_cut_at_given_moments(tables: Tables) -> None:
+    split = {"policy": "time-cut", "validation_from": "1970-01-01T00:00:06", "test_from": 8}
+    dataset = tables.write(interactions=_log(SMALL)).prepare(split=split)
+    assert dataset.info["split"] == {"policy": "time-cut", "validation_from": 6, "test_from": 8}
+    assert dataset.popularity[1:].sum() == 3  # u's a, b, c; v fell below the core, w comes later
+    other = tables.prepare(output=tables.output + "-other")
+    assert other.fingerprint != dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": {"policy": "time-cut"}}, "split: the interactions are on 1 days"),
+        (
+            {"split": {"policy": "time-cut"}, "columns": {"order_by": ["position", "timestamp"]}},
+            "expected columns.order_by to begin with the timestamp",
+        ),
+        ({"split": {"policy": "time-cut", "test_from": 5}}, "expected validation_from before test_from"),
+        ({"split": {"policy": "random"}}, "leave-one-out"),
+        ({"filters": {"start": "in June"}}, "expected seconds since 1970, a date or a time"),
+        ({"filters": {"start": 5}, "columns": {"order_by": "position"}}, "need columns.timestamp"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused(tables: Tables, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tables.prepare(**settings)
+
+
+def test_packed_files_and_globs(tables: Tables) -> None:
+    text = INTERACTIONS.write_csv().encode()
+    (tables.folder / "log-1.csv.gz").write_bytes(gzip.compress(text[:40] + text[40:]))
+    with pa.output_stream(tables.folder / "log-2.csv.zst", compression="zstd") as file:
+        file.write(text)
+    dataset = tables.prepare(interactions=f"{tables.folder}/log-*", filters={"repeats": "collapsed"})
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"]}
+    assert dataset.info["counts"]["tied_interactions"] == 7
+    assert dataset.info["counts"]["dropped_interactions"]["repeat"] == 8
+
+
+def test_catalogue_files_may_differ_in_columns(tables: Tables) -> None:
+    folder = tables.folder / "catalogue"
+    folder.mkdir()
+    (folder / "a.csv").write_text("item_id,code,price\na,007,1\nb,7,\n")
+    (folder / "b.jsonl").write_text('{"item_id": "c", "price": 2.5, "tags": {"Brand": "X"}}\n{"item_id": "d"}\n')
+    rows = sorted(tables.prepare(items=str(folder)).items().to_pylist(), key=lambda item: item["item_id"])
+    assert rows == [
+        {"item_id": "a", "code": "007", "price": 1.0, "tags": None},
+        {"item_id": "b", "code": "7", "price": None, "tags": None},
+        {"item_id": "c", "code": None, "price": 2.5, "tags": ["Brand: X"]},
+        {"item_id": "d", "code": None, "price": None, "tags": None},
+    ]
+
+
+def test_refused_rows_are_counted_and_shown(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tables.folder / "log.csv"
+    log.write_text(INTERACTIONS.write_csv() + "u1,a,soon\nu1,,3\nu1,a,\n")
+    dataset = tables.prepare(interactions=str(log), refused_rows={"max_share": 0.5})
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+    refused = dataset.info["refused_rows"]["interactions"]
+    assert (refused["rows"], sum(refused["counts"].values())) == (10, 3)
+    assert f"{log} row 9: timestamp is not a number, a date or a time" in capsys.readouterr().out
+
+
+def test_leaking_attribute_is_warned_about(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"i{index:02d}" for index in range(12)]
+    rows = [(f"u{user}", name, at) for at, name in enumerate(names) for user in range(12 - at)]
+    items = pl.DataFrame({"item_id": names, "reviews": range(12), "price": [1.0, 2.0] * 6})
+    dataset = tables.write(items, _log(rows)).prepare(filters={"min_user_interactions": 0})
+    assert dataset.info["leaks"]["attributes"]["reviews"]["correlation"] < -0.9
+    assert "leak? reviews has rank correlation -" in capsys.readouterr().out
+
+
+def test_dataset_is_the_same_on_ray_and_in_any_number_of_parts(tables: Tables, ray_local: None) -> None:
+    generator = np.random.default_rng(0)
+    rows = {"user_id": [f"u{user}" for user in generator.integers(60, size=900)]}
+    rows |= {"item_id": [f"i{item}" for item in generator.integers(40, size=900)]}
+    log = pl.DataFrame(rows | {"timestamp": generator.integers(90, size=900)})
+    log.write_parquet(tables.interactions, row_group_size=100)
+    _named([f"i{item}" for item in range(40)]).write_parquet(tables.items)
+    settings = {
+        "filters": {"min_item_interactions": 18, "min_user_interactions": 10},
+        "storage": {"users_per_file": 20},
+    }
+    here = tables.prepare(**settings)
+    tables.output += "-ray"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmemb.data.prepare.MIB", 512)  # of 40 KiB: many parts and buckets
+        there = tables.prepare(**settings, execution={"in_process_mib": 0, "bucket_mib": 1})
+    assert here.info["files"] == there.info["files"]
+    assert here.info["counts"] == there.info["counts"]
+    assert there.info["counts"]["dropped_interactions"]["below_k_core"] > 0
+    assert storage.list_tree(f"{tables.output}/_work") == []
 
 
 @given(
@@ -283,7 +466,7 @@ def test_sequences_hold_exactly_the_kept_interactions(
 def test_fingerprint_follows_the_content(tables: Tables) -> None:
     first = tables.prepare().fingerprint
     assert tables.prepare(output=tables.output + "-again").fingerprint == first
-    tables.write(interactions=INTERACTIONS.with_columns(timestamp=-pl.col("timestamp")))
+    tables.write(interactions=INTERACTIONS.with_columns(timestamp=40 - pl.col("timestamp")))
     assert tables.prepare(output=tables.output + "-turned").fingerprint != first
 
 
@@ -325,16 +508,21 @@ BAD_TABLES: dict[str, tuple[pl.DataFrame, pl.DataFrame, str]] = {
     "no interactions": (ITEMS, INTERACTIONS[:0], r"interactions: .*: no interactions"),
     "no id column": (ITEMS.rename({"item_id": "sku"}), INTERACTIONS, r"no column 'item_id'; it has sku, title, "),
     "no order column": (ITEMS, INTERACTIONS.drop("timestamp"), r"no column 'timestamp'; it has user_id, item_id"),
-    "duplicate ids": (pl.concat([ITEMS, ITEMS[1:2]]), INTERACTIONS, r"duplicate item ids: 1 ids .* such as 'b'"),
+    "duplicate ids": (
+        pl.concat([ITEMS, ITEMS[1:2]]),
+        INTERACTIONS,
+        r"1 of 5 rows .*: item_id occurs again \(b\), .* row 5;",
+    ),
     "item without id": (
         ITEMS.with_columns(item_id=pl.Series(["a", None, "c", "d"])),
         INTERACTIONS,
-        r"1 rows without 'item_id', the first is row 1",
+        r"items: .*: 1 of 4 rows cannot be used, 1 of them because of: no item_id, first in .*items.parquet row 2; "
+        r"expected at most 1.00% \(refused_rows.max_share\)",
     ),
     "user without id": (
         ITEMS,
         INTERACTIONS.with_columns(user_id=pl.Series([*"uuuuuu", ""])),
-        r"1 rows without 'user_id', the first is row 6",
+        r"1 of 7 rows .*: no user_id, first in .* row 7",
     ),
     "fractional ids": (
         ITEMS,
@@ -344,12 +532,12 @@ BAD_TABLES: dict[str, tuple[pl.DataFrame, pl.DataFrame, str]] = {
     "no order in a row": (
         ITEMS,
         INTERACTIONS.with_columns(timestamp=pl.Series([1.0, float("nan"), None, 1, 1, 1, 1])),
-        r"order column 'timestamp' is empty in 2 rows",
+        r"2 of 7 rows .*: no timestamp, first in .* row 2",
     ),
     "order in words": (
         ITEMS,
         INTERACTIONS.with_columns(timestamp=pl.lit("yesterday")),
-        r"column 'timestamp' holds text such as 'yesterday': expected numbers, dates or times",
+        r"7 of 7 rows .*: timestamp is not a number, a date or a time, first in .* row 1",
     ),
     "unknown items": (
         ITEMS[:3],
@@ -381,15 +569,17 @@ def test_unreadable_sources_are_named(tables: Tables) -> None:
     ("name", "content", "message"),
     [
         ("x.parquet", b"x", "not Parquet"),
-        ("x.csv", b"", "not CSV: empty CSV"),
-        ("x.csv", b"item_id,title\n1,2,3\n", "not CSV"),
-        ("x.jsonl", b"{x", "not JSON lines"),
+        ("x.csv", b"", "its first line does not name the fields: empty"),
+        ("x.csv", b"item_id,title\n1,2,3\n", r"1 of 1 rows .*: not a record: too many fields \(1,2,3\)"),
+        ("x.jsonl", b"{x", "1 of 1 rows .*: not a record: broken JSON"),
+        ("x.csv.gz", b"item_id", "not gzip to its end"),
     ],
 )
 def test_source_in_the_wrong_format_is_named(tables: Tables, name: str, content: bytes, message: str) -> None:
     (tables.folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name}: {message}"):
+    with pytest.raises(InputError, match=f"{name}: {message}") as caught:
         tables.prepare(items=str(tables.folder / name))
+    assert "\n" not in str(caught.value)
 
 
 def test_unwritable_output_is_refused_before_reading(tables: Tables) -> None:
@@ -408,7 +598,7 @@ def test_job_script_prints_where_the_output_is_and_exits_by_what_happened(tables
     done = _job(tables)
     assert done.returncode == 0, done.stderr
     assert f"dataset: {tables.output}" in done.stdout
-    refused = _job(tables, "columns.order_by=when")
+    refused = _job(tables, "columns.order_by=when", f"output={tables.output}-2")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
     assert "no column 'when'; it has user_id, item_id, timestamp" in refused.stderr

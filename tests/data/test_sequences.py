@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmemb.data.sequences import LeaveOneOut, Sequences
+from llmemb.data.sequences import LeaveOneOut, Sequences, TimeCut, split_from_info
 
 LISTS = [[1, 2, 3, 4], [5, 6], [7, 8, 9], []]
 SEQUENCES = Sequences.from_lists(LISTS)
@@ -54,3 +54,46 @@ def test_split_is_the_rule_over_lists(lists: list[list[int]]) -> None:
     test = split.targets(sequences, "test")
     assert _lists(test.histories) == [items[:-1] for items in askable]
     assert test.items.tolist() == [items[-1] for items in askable]
+
+
+# Per user: items with their moments. Validation from 10, test from 20.
+TIMED = [[(1, 5), (2, 9), (3, 10), (4, 15), (5, 20), (6, 30)], [(7, 1), (8, 25)], [(9, 12), (8, 13)], [(7, 40)]]
+
+
+def test_time_cut_by_hand() -> None:
+    flat = Sequences.from_lists([[item for item, _ in user] for user in TIMED])
+    sequences = Sequences(flat.items, flat.offsets, np.array([moment for user in TIMED for _, moment in user]))
+    split = split_from_info({"policy": "time-cut", "validation_from": 10, "test_from": 20})
+    assert _lists(split.train(sequences)) == [[1, 2], [7], [], []]
+
+    validation = split.targets(sequences, "validation")  # user 2 has nothing before, user 1 nothing in between
+    assert validation.users.tolist() == [0]
+    assert _lists(validation.histories) == [[1, 2]]
+    assert validation.items.tolist() == [3]
+
+    test = split.targets(sequences, "test")  # what happened by then is known; user 3 has no history
+    assert test.users.tolist() == [0, 1]
+    assert _lists(test.histories) == [[1, 2, 3, 4], [7]]
+    assert test.items.tolist() == [5, 8]
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), max_size=6), max_size=6),
+    st.integers(0, 15),
+    st.integers(16, 31),
+)
+def test_time_cut_leaks_nothing(users: list[list[tuple[int, int]]], validation_from: int, test_from: int) -> None:
+    users = [sorted(user, key=lambda entry: entry[1]) for user in users]
+    flat = Sequences.from_lists([[item for item, _ in user] for user in users])
+    sequences = Sequences(flat.items, flat.offsets, np.array([at for user in users for _, at in user], dtype=np.int64))
+    split = TimeCut(validation_from, test_from)
+    assert _lists(split.train(sequences)) == [[item for item, at in user if at < validation_from] for user in users]
+    for name, start, end in (("validation", validation_from, test_from), ("test", test_from, 99)):
+        expected = []
+        for row, user in enumerate(users):
+            before = [item for item, at in user if at < start]
+            inside = [item for item, at in user if start <= at < end]
+            if before and inside:
+                expected.append((row, before, inside[0]))
+        targets = split.targets(sequences, name)  # type: ignore[arg-type]
+        assert list(zip(targets.users, _lists(targets.histories), targets.items, strict=True)) == expected

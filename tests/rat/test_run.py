@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from llmemb import storage, vectors
 from llmemb.cli import app
+from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import Dataset
-from llmemb.data.prepare import PrepareConfig, run_prepare
+from llmemb.data.prepare import run_prepare
 from llmemb.data.sequences import Sequences
 from llmemb.embed import snapshot
 from llmemb.errors import InputError
@@ -182,7 +183,7 @@ def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset
 
 def test_sequences_too_short_to_train_on_are_refused(tmp_path):
     short = prepare(tmp_path, length=3)
-    with pytest.raises(InputError, match="no user has the 4 interactions"):
+    with pytest.raises(InputError, match="no user has two interactions to train on"):
         run_rat(config_for(short, method="none", output=str(tmp_path / "out")))
 
 

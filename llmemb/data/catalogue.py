@@ -1,0 +1,179 @@
+"""Reading a catalogue, and cutting it into files by its items' ids."""
+
+import base64
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from llmemb.buckets import overlapping
+from llmemb.data import attributes, columns
+from llmemb.data.attributes import Kinds
+from llmemb.data.dataset import ITEM_ID
+from llmemb.data.formats import FORMATS, FormatName
+from llmemb.data.interactions import (
+    MAX_ROWS_PER_FILE,
+    PLACE,
+    Part,
+    check_column,
+    read_parquet,
+    read_records,
+    syntax_of,
+)
+from llmemb.data.records import Delimited, Record, Syntax
+from llmemb.data.refusals import Refusals
+from llmemb.data.spill import Spill, rows_of_bucket
+from llmemb.errors import InputError
+
+RECORD = "__record__"
+AGAIN = "item_id occurs again"
+
+
+@dataclass
+class CatalogueReader:
+    """Reads parts of a catalogue.
+
+    Its frames have ``item_id``, its place, and either typed attributes or, of text records, the attributes as JSON,
+    whose types are known only when every file has been read.
+
+    Attributes:
+        kinds: The kinds of the text records that were read so far.
+        schema: The attributes of the Parquet rows that were read so far.
+    """
+
+    format: FormatName
+    item_id: str
+    refusals: Refusals = field(default_factory=Refusals)
+    kinds: Kinds = field(default_factory=dict)
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+    def frames(self, part: Part) -> Iterator[pl.DataFrame]:
+        """Frames of a bounded size.
+
+        Raises:
+            InputError: the file as a whole is not in the format.
+        """
+        yield from self._parquet(part) if part.file.suffix == ".parquet" else self._text(part)
+
+    def _parquet(self, part: Part) -> Iterator[pl.DataFrame]:
+        first = part.first_row
+        for batch in read_parquet(part, None):
+            frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+            check_column(self.item_id, frame.columns, part.file.uri)
+            _check_name(self.item_id, frame.columns, part.file.uri)
+            rows = range(first + 1, first + 1 + frame.height)
+            others = frame.drop(self.item_id)
+            self.schema = attributes.plain_table(others[:0]).schema
+            ids, usable = self._ids(frame[self.item_id], rows, part)
+            yield pl.concat([ids, others.filter(usable)], how="horizontal")
+            first += frame.height
+
+    def _text(self, part: Part) -> Iterator[pl.DataFrame]:
+        layout = FORMATS[self.format]
+        syntax = syntax_of(layout.items, part.file)
+        for chunk in read_records(part.file, syntax, self.refusals):
+            if isinstance(syntax, Delimited):
+                check_column(self.item_id, list(chunk[0][1]), part.file.uri)
+            _check_name(self.item_id, chunk[0][1], part.file.uri)
+            records = [layout.attributes({ITEM_ID: record.pop(self.item_id, None), **record}) for _, record in chunk]
+            ids, usable = self._ids([record.pop(ITEM_ID) for record in records], [row for row, _ in chunk], part)
+            plain = [attributes.plain_json(record) for record in itertools.compress(records, usable)]
+            self.kinds = attributes.merge_kinds([self.kinds, *(self._kinds_of(record, syntax) for record in plain)])
+            yield ids.with_columns(pl.Series(RECORD, [json.dumps(record) for record in plain], pl.String))
+
+    def _kinds_of(self, record: Record, syntax: Syntax) -> Kinds:
+        return {name: attributes.kind_of(value, infers=syntax.infers_types) for name, value in record.items()}
+
+    def _ids(
+        self, ids: Sequence[Any] | pl.Series, rows: Sequence[int], part: Part
+    ) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
+        """``item_id, place`` of the usable rows, and which those are."""
+        texts, refused = columns.id_texts(ids, self.item_id, part.file.uri)
+        self.refusals.rows += len(rows)
+        for index, reason in sorted(refused.items()):
+            self.refusals.add(part.file.uri, rows[index], reason)
+        usable = np.ones(len(rows), dtype=bool)
+        usable[list(refused)] = False
+        places = np.asarray(rows, dtype=np.int64) + part.index * MAX_ROWS_PER_FILE
+        return pl.DataFrame({ITEM_ID: texts, PLACE: places}).filter(usable), usable
+
+
+@dataclass(frozen=True)
+class CatalogueShuffle:
+    """A catalogue's rows by bucket of their id, waiting to be put together.
+
+    Attributes:
+        names: The spilled frames, in the order of the source.
+        kinds: Of all text records.
+        schema: The final attributes, in the order of their first appearance.
+    """
+
+    spill: Spill
+    names: Sequence[str]
+    kinds: Kinds
+    schema: pa.Schema
+
+    def ids(self, buckets: Sequence[int]) -> pl.DataFrame:
+        """``item_id, place`` of some buckets' rows in the order of the source, repeated ids too."""
+        frames = self.spill.frames(self.names, buckets, [ITEM_ID, PLACE])
+        return pl.concat(frames)
+
+    def table(self, file: int, num_files: int) -> pa.Table:
+        """The items of one of the catalogue's files, sorted by id; of a repeated id the first row."""
+        buckets = overlapping(file, num_files, self.spill.num_buckets)
+        parts = []
+        for frame in self.spill.frames(self.names, buckets):
+            frame = rows_of_bucket(frame, ITEM_ID, file, num_files)
+            ids = frame.select(ITEM_ID, PLACE).to_arrow(compat_level=pl.CompatLevel.oldest())
+            rest = self._attributes(frame.drop(ITEM_ID, PLACE))
+            parts.append(pa.table([*ids.columns, *rest.columns], [*ids.column_names, *rest.column_names]))
+        table = pa.concat_tables(parts)
+        order = pl.DataFrame(pl.from_arrow(table.select([ITEM_ID, PLACE]))).with_row_index("row")
+        order = order.sort(ITEM_ID, PLACE).unique(ITEM_ID, keep="first", maintain_order=True)
+        table = table.take(pa.array(order["row"].to_numpy())).drop_columns([PLACE]).combine_chunks()
+        return table.cast(pa.schema([(ITEM_ID, pa.string()), *[(item.name, item.type) for item in self.schema]]))
+
+    def _attributes(self, frame: pl.DataFrame) -> pa.Table:
+        if frame.columns == [RECORD]:
+            table = attributes.to_arrow([json.loads(text) for text in frame[RECORD].to_list()], self.kinds)
+        else:
+            table = attributes.plain_table(frame)
+        arrays = [
+            table.column(item.name).cast(item.type)
+            if item.name in table.column_names
+            else pa.nulls(frame.height, item.type)
+            for item in self.schema
+        ]
+        return pa.table(arrays, schema=self.schema)
+
+
+def final_schema(kinds: Kinds, schemas: Sequence[pa.Schema], uri: str) -> pa.Schema:
+    """The attributes of files that may differ.
+
+    Raises:
+        InputError: a column has types that do not fit together.
+    """
+    try:
+        unified = pa.unify_schemas([*schemas, attributes.schema_of(kinds)], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(f"{uri}: its files do not fit together: {' '.join(str(error).split())}") from error
+    return pa.schema([(item.name, item.type) for item in unified])
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def _check_name(item_id: str, names: Sequence[str], where: str) -> None:
+    if item_id != ITEM_ID and ITEM_ID in names:
+        raise InputError(f"columns.item_id: {where} has {item_id!r} and {ITEM_ID!r}; expected one of them")
