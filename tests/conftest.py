@@ -66,61 +66,12 @@ def shared_data() -> Path:
     return folder
 
 
-WORDS = [
-    "title",
-    "brand",
-    "category",
-    "price",
-    "is",
-    "a",
-    "an",
-    "very",
-    "long",
-    "red",
-    "blue",
-    "green",
-    "table",
-    "lamp",
-    "chair",
-    "desk",
-    "acme",
-    "nova",
-    "10",
-    "20",
-    ";",
-    ".",
-]
-
-
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT of 32 dimensions with a word-level tokenizer, as a sentence-transformers folder."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from tests.generated import write_tiny_encoder
 
-    from llmemb.encoder.folder import write_layout
-
-    path = tmp_path_factory.mktemp("tiny") / "encoder"
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-    fast.model_max_length = 64
-    fast.save_pretrained(path)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(path)
-    write_layout(path, embedding_dim=32, pooling="mean", normalize=True, max_seq_len=64)
-    return path
+    return write_tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,23 @@ def token_budget_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens:
     return batches
 
 
+def packed_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
+    """Row indices in batches, longest rows first; the tokens of a batch, end to end, stay within ``max_tokens``.
+
+    A row longer than the budget is a batch of its own.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(order):
+        held = np.cumsum(lengths[order[start : start + max_tokens]])
+        rows = max(1, int(np.searchsorted(held, max_tokens, side="right")))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
 def split_batches(batches: list[NDArray[np.int64]], num_batches: int) -> list[NDArray[np.int64]]:
     """The same rows in ``num_batches`` batches: the one with most rows is halved until there are enough.
 

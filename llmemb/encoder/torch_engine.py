@@ -1,5 +1,6 @@
 """The built-in engine: token ids in, vectors out, with transformers and torch."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
-from llmemb.encoder.batching import token_budget_batches
+from llmemb.encoder import packed
+from llmemb.encoder.batching import packed_batches, token_budget_batches
 from llmemb.encoder.engine import Precision, TokenIds
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
+# Two bf16 computations of one vector agree to 0.9999 or so; a wrong position or a leak between texts is far below.
+MIN_PACKED_COSINE = 0.999
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class TorchEngine:
-    """Encodes token ids in length-sorted batches bounded by a token budget."""
+logger = logging.getLogger(__name__)
 
-    pads = True
+
+class TorchEngine:
+    """Encodes token ids in length-sorted batches bounded by a token budget; in bf16 on GPUs without any padding."""
 
     def __init__(self, folder: EncoderFolder, *, precision: Precision, tokens_per_batch: int, device: str) -> None:
         self._folder = folder
         self._tokens_per_batch = tokens_per_batch
         self._device = device
         self._model = load_model(folder, precision=precision).to(device).eval()
+        self.pads = not (device == "cuda" and precision == "bf16" and self._prepare_packing())
 
     @property
     def embedding_dim(self) -> int:
@@ -37,11 +43,42 @@ class TorchEngine:
     @torch.inference_mode()
     def encode(self, token_ids: Sequence[TokenIds]) -> NDArray[np.float32]:
         """The vectors ``[texts, dim]``, in the order given, whatever batches they were computed in."""
-        vectors = np.empty((len(token_ids), self.embedding_dim), dtype=np.float32)
-        for rows in token_budget_batches([len(ids) for ids in token_ids], self._tokens_per_batch):
-            ids, mask = pad([token_ids[row] for row in rows], self._device)
-            vectors[rows] = embed(self._model, ids, mask, self._folder.pooling, self._folder.normalize).cpu().numpy()
-        return vectors
+        embedded = np.empty((len(token_ids), self.embedding_dim), dtype=np.float32)
+        lengths = [len(ids) for ids in token_ids]
+        make_batches = token_budget_batches if self.pads else packed_batches
+        batches = make_batches(lengths, self._tokens_per_batch)
+        # One copy back at the end: the device never waits for it between batches.
+        found = [self._embed([token_ids[row] for row in rows]) for rows in batches]
+        if found:
+            embedded[np.concatenate(batches)] = torch.cat(found).cpu().numpy()
+        return embedded
+
+    def _embed(self, token_ids: Sequence[TokenIds]) -> Tensor:
+        pooling, normalized = self._folder.pooling, self._folder.normalize
+        if self.pads:
+            return embed(self._model, *pad(token_ids, self._device), pooling, normalized)
+        return packed.embed_packed(self._model, packed.pack(token_ids, self._device), pooling, normalized)
+
+    @torch.inference_mode()
+    def _prepare_packing(self) -> bool:
+        """Whether this model gives packed texts the vectors that it gives padded ones; it is left ready for that."""
+        generator = np.random.default_rng(0)
+        lengths = [5, 1, min(self._folder.max_seq_len, 300)]
+        texts = [generator.integers(0, self._model.config.get_text_config().vocab_size, length) for length in lengths]
+        self.pads = True
+        expected = torch.cat([self._embed([text]) for text in texts])
+        packed.prepare(self._model)
+        try:
+            self.pads = False
+            cosine = float(cosine_similarity(self._embed(texts), expected).min())
+        except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+            cosine, reason = 0.0, str(error)
+        else:
+            reason = f"cosine {cosine:.5f} to padded vectors"
+        if cosine < MIN_PACKED_COSINE:
+            logger.warning("%s: batches are padded, since packing fails here: %s", self._folder.path, reason)
+            self._model.set_attn_implementation("sdpa")
+        return cosine >= MIN_PACKED_COSINE
 
 
 def load_model(folder: EncoderFolder, *, precision: Precision, **config_overrides: float) -> Any:

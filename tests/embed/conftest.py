@@ -1,35 +1,11 @@
-"""Catalogues by hand, and the stages run in this process where a test is not about Ray."""
+"""The stages run in this process, where a test is not about Ray."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from llmemb import storage
-from llmemb.buckets import buckets
 from llmemb.embed import pipeline, shards
-
-
-def write_catalogue(folder: Path, titles: Mapping[str, str | None], *, num_files: int = 8, **columns: Any) -> str:
-    """A dataset of items with a title each, as prepare cuts it, and no interactions."""
-    item_ids = list(titles)
-    table = pa.table({"item_id": item_ids, "title": pa.array(titles.values(), pa.string()), **columns})
-    files = buckets(item_ids, num_files)
-    entries = [
-        storage.write_table(str(folder / "items" / f"part-{index:05d}.parquet"), table.filter(pa.array(files == index)))
-        for index in range(num_files)
-    ]
-    info = {
-        "fingerprint": storage.fingerprint(entries),
-        "counts": {"items": len(item_ids)},
-        "files": {"items": entries},
-    }
-    storage.write_json(str(folder / "dataset.json"), info)
-    return str(folder)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.prompts import prompt_hash
-from tests.embed.conftest import write_catalogue
+from tests.generated import write_catalogue
 
 WORDS = ["red", "blue", "green", "lamp", "table", "chair", "desk", "acme", "nova", "long"]
 FIRST = {f"i{index}": f"{WORDS[index % 10]} {WORDS[index // 10 % 10]}" for index in range(200)}

@@ -14,8 +14,8 @@ from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot, latest, latest_id, publish
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
-from tests.embed.conftest import write_catalogue
 from tests.embed.test_incremental import FIRST, SECOND, settings
+from tests.generated import write_catalogue
 
 
 @pytest.fixture(params=["local", "s3://conditional", "s3://plain"])

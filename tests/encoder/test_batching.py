@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmemb.encoder.batching import padding_share, split_batches, token_budget_batches
+from llmemb.encoder.batching import packed_batches, padding_share, split_batches, token_budget_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -39,3 +39,13 @@ def test_split_batches_refuses_more_batches_than_rows():
 def test_padding_share_counts_what_the_longest_row_adds():
     lengths = [4, 2, 3]
     assert padding_share(lengths, [np.array([0, 1]), np.array([2])]) == pytest.approx(1 - (4 + 2 + 3) / (4 + 4 + 3))
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_packed_batches_hold_every_row_once_and_as_many_as_fit(lengths, max_tokens):
+    batches = packed_batches(lengths, max_tokens)
+    assert [row for batch in batches for row in batch] == np.argsort(-np.array(lengths), kind="stable").tolist()
+    held = [sum(lengths[row] for row in batch) for batch in batches]
+    for batch, following, tokens in zip(batches, batches[1:], held, strict=False):
+        assert len(batch) == 1 or tokens <= max_tokens
+        assert tokens + lengths[following[0]] > max_tokens

@@ -1,0 +1,118 @@
+"""Batches without padding: texts end to end in one row, and attention within each.
+
+Flash attention for sequences of varying length (torch.nn.attention.varlen) on GPUs; elsewhere one text after another,
+which is only there so that tests can compare. Needs torch and transformers alone.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+ATTENTION = "llmemb_packed"
+
+
+class Packed(NamedTuple):
+    """Texts end to end: int64 ``ids`` and ``positions`` ``[1, tokens]``, int32 ``offsets`` ``[texts + 1]``."""
+
+    ids: Tensor
+    positions: Tensor
+    offsets: Tensor
+    longest: int
+
+
+def prepare(model: Any) -> None:
+    """Makes a transformers model attend within each text of a packed row."""
+    from transformers import AttentionInterface
+
+    # It has no mask function beside it, so transformers makes no mask.
+    AttentionInterface.register(ATTENTION, attend)
+    model.set_attn_implementation(ATTENTION)
+
+
+def pack(token_ids: Sequence[Any], device: str | torch.device) -> Packed:
+    lengths = np.array([len(ids) for ids in token_ids])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in token_ids])
+    positions = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    return Packed(
+        torch.from_numpy(ids).to(device)[None],
+        torch.from_numpy(positions).to(device)[None],
+        torch.from_numpy(offsets.astype(np.int32)).to(device),
+        int(lengths.max()),
+    )
+
+
+def embed_packed(model: nn.Module, packed: Packed, pooling: str, normalized: bool) -> Tensor:
+    """float32 vectors ``[texts, dim]`` of a model that was prepared."""
+    states = model(
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        cu_seq_lens_q=packed.offsets,
+        cu_seq_lens_k=packed.offsets,
+        max_length_q=packed.longest,
+        max_length_k=packed.longest,
+        use_cache=False,
+    ).last_hidden_state[0]  # [tokens, dim]
+    vectors = pool_packed(states, packed.offsets.long(), pooling)
+    return normalize(vectors, dim=1) if normalized else vectors
+
+
+def pool_packed(states: Tensor, offsets: Tensor, mode: str) -> Tensor:
+    """One float32 vector per text, ``[texts, dim]``, as :func:`llmemb.encoder.pooling.pool` of the padded states."""
+    states = states.float()
+    if mode == "cls":
+        return states[offsets[:-1]]
+    if mode == "lasttoken":
+        return states[offsets[1:] - 1]
+    lengths = offsets.diff()
+    text = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths, output_size=len(states))
+    sums = states.new_zeros(len(lengths), states.shape[1]).index_add_(0, text, states)
+    return sums / lengths[:, None]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: ``[1, heads, tokens, head_dim]`` in, ``[1, tokens, heads, head_dim]`` out."""
+    if others.get("softcap") is not None or others.get("s_aux") is not None:
+        raise NotImplementedError("packed attention has no soft cap and no sinks")
+    causal = bool(getattr(module, "is_causal", False))
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [tokens, heads, head_dim]
+    if query.is_cuda:
+        window = ((sliding_window or 0) - 1, 0 if causal else (sliding_window or 0) - 1)
+        offsets, longest = cu_seq_lens_q, max_length_q
+        attended: Any = varlen_attn(
+            query, key, value, offsets, offsets, longest, longest, scale=scaling, window_size=window, enable_gqa=True
+        )
+    else:
+        if sliding_window is not None and sliding_window < max_length_q:
+            raise NotImplementedError("packed attention on a CPU has no sliding window")
+        attended = _one_by_one(query, key, value, cu_seq_lens_q.tolist(), causal=causal, scale=scaling)
+    return attended.unsqueeze(0), None
+
+
+def _one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, offsets: list[int], *, causal: bool, scale: float | None
+) -> Tensor:
+    attended = []
+    for start, end in itertools.pairwise(offsets):
+        q, k, v = (states[start:end].transpose(0, 1).unsqueeze(0) for states in (query, key, value))
+        one = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=True)
+        attended.append(one.squeeze(0).transpose(0, 1))
+    return torch.cat(attended)
