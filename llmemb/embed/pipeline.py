@@ -138,7 +138,7 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
         fn_constructor_args=(plan.encoder, meter),
         compute=data.ActorPoolStrategy(min_size=min_workers, max_size=max_workers),
         num_cpus=1 if on_gpu else plan.encoder.threads,
-        num_gpus=1 if on_gpu else 0,
+        num_gpus=plan.encoder.num_gpus,
     )
     rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **beside)
     for row in rows.iter_rows():

@@ -38,10 +38,16 @@ class EncoderPlan:
     tokens_per_batch: int
     threads: int
     device: str
+    gpus_per_worker: int
 
     @property
     def on_gpu(self) -> bool:
         return self.device == "cuda"
+
+    @property
+    def num_gpus(self) -> int:
+        """Of one encoder."""
+        return self.gpus_per_worker if self.on_gpu else 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ def plan_snapshot(
         tokens_per_batch=config.engine.tokens_per_batch or TOKENS_PER_BATCH[device],
         threads=config.engine.threads_per_worker or cpu_threads(config.max_workers or config.num_workers),
         device=device,
+        gpus_per_worker=config.engine.gpus_per_worker,
     )
     snapshot_id = storage.fingerprint(identity | {"parent": parent.snapshot_id if parent else None})
     return SnapshotPlan(

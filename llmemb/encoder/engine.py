@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from llmemb.encoder.folder import EncoderFolder
 
-EngineKind = Literal["torch"]
+EngineKind = Literal["torch", "vllm"]
 Precision = Literal["bf16", "fp32"]
 TokenIds = Sequence[int] | NDArray[np.integer]
 
@@ -33,9 +33,27 @@ class Engine(Protocol):
 
 
 def load_engine(
-    kind: EngineKind, folder: EncoderFolder, *, precision: Precision, tokens_per_batch: int, device: str
+    kind: EngineKind,
+    folder: EncoderFolder,
+    *,
+    precision: Precision,
+    tokens_per_batch: int,
+    device: str,
+    num_gpus: int = 1,
 ) -> Engine:
-    """Loads the encoder; ``tokens_per_batch`` bounds the tokens in one forward pass, ``device`` is cpu or cuda."""
+    """Loads the encoder.
+
+    Args:
+        tokens_per_batch: Bounds the tokens in one forward pass.
+        device: cpu or cuda.
+        num_gpus: How many share one copy of the weights; more than one with vLLM only.
+    """
+    if kind == "vllm":
+        from llmemb.encoder.vllm_engine import VllmEngine
+
+        return VllmEngine(
+            folder, precision=precision, tokens_per_batch=tokens_per_batch, device=device, num_gpus=num_gpus
+        )
     from llmemb.encoder.torch_engine import TorchEngine
 
     return TorchEngine(folder, precision=precision, tokens_per_batch=tokens_per_batch, device=device)
