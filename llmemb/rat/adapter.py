@@ -28,11 +28,16 @@ class MlpAdapter(nn.Module):
         return self.linear(embeddings) + self.outer(nn.functional.gelu(self.inner(embeddings)))
 
 
-def make_adapter(kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], hidden_dim: int) -> nn.Module:
+def make_adapter(
+    kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], hidden_dim: int, *, length: float
+) -> nn.Module:
     """An untrained adapter for these (scaled) embeddings.
 
     ``paper``: Linear(d → d/2) → Linear(d/2 → h), no activation. The others start as the projection to the first
     ``hidden_dim`` principal components, so that training starts from the text's own similarities.
+
+    Args:
+        length: The root mean square length of what the untrained adapter gives; not for ``paper``.
     """
     embedding_dim = embeddings.shape[1]
     if kind == "paper":
@@ -41,21 +46,23 @@ def make_adapter(kind: AdapterKind, embeddings: Float[Tensor, "item embedding"],
     adapter = MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
     linear = adapter.linear if isinstance(adapter, MlpAdapter) else adapter
     assert isinstance(linear, nn.Linear)
-    start_at_principal_components(linear, embeddings)
+    start_at_principal_components(linear, embeddings, length=length)
     return adapter
 
 
-def start_at_principal_components(linear: nn.Linear, embeddings: Float[Tensor, "item embedding"]) -> None:
-    """Sets the layer to project on the first principal components, with outputs of unit mean square.
+def start_at_principal_components(
+    linear: nn.Linear, embeddings: Float[Tensor, "item embedding"], *, length: float
+) -> None:
+    """Sets the layer to project on the first principal components, with outputs of that root mean square length.
 
     Outputs beyond the number of components keep their random initial weights.
     """
     covariance = torch.cov(embeddings.double().T, correction=0).reshape(embeddings.shape[1], -1)
     components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
     used = components[: linear.out_features]
-    spread = ((embeddings.double() @ used.T) ** 2).mean().sqrt().clamp(min=MIN_SCALE)
+    present = (embeddings.double() @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
     with torch.no_grad():
-        linear.weight[: len(used)] = (used / spread).to(linear.weight)
+        linear.weight[: len(used)] = (used * length / present).to(linear.weight)
         linear.bias.zero_()
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig
+from llmemb.rat.criterion import CriterionName
 from llmemb.srs.backbone import find_backbone
 from llmemb.srs.encoder import Similarity
 
@@ -38,6 +39,10 @@ class AdapterConfig(Config):
     """``paper`` is two linear layers with nothing between, at random initial weights; the others start at a PCA."""
     scaling: Literal["standardise", "whiten", "none"] = "standardise"
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
+    start_length: float = Field(default=0.3, gt=0)
+    """How long adapted vectors are at first, in the mean; ID vectors have more of a say beside short ones."""
+    learning_rate_factor: float = Field(default=0.05, ge=0)
+    """The adapter's rate in that of all else: a fast one follows the popular items and forgets the text."""
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
@@ -56,6 +61,13 @@ class AlignmentConfig(Config):
 class TrainingConfig(Config):
     """How the recommender is trained; the same for both methods."""
 
+    loss: CriterionName = "softmax"
+    """``softmax`` is over the whole catalogue; ``sampled_softmax`` over the batch's items and some others, log-Q
+    corrected, for large ones; ``gbce`` and ``bce`` (the paper's) are binary, against sampled negatives."""
+    num_negatives: int = Field(default=4096, ge=1)
+    """Items drawn for a whole batch (``sampled_softmax``) or for each of its positions (``gbce``)."""
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    """gBCE's t: how much of the overconfidence that sampling brings is undone."""
     batch_positions: int = Field(default=1024, ge=1)
     """Positions to predict in a global batch, over all workers."""
     learning_rate: float = Field(default=2e-3, gt=0)

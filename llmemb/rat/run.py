@@ -116,7 +116,9 @@ def make_model(config: RatConfig, dataset: Dataset, embeddings: Tensor | None) -
     if embeddings is None:
         return TrainableRecommender(IdTable(num_items, hidden_dim), encoder)
     scaled = scale(embeddings, config.adapter.scaling)
-    table: nn.Module = AdaptedTable(scaled, make_adapter(config.adapter.kind, scaled, hidden_dim))
+    table: nn.Module = AdaptedTable(
+        scaled, make_adapter(config.adapter.kind, scaled, hidden_dim, length=config.adapter.start_length)
+    )
     if config.adapter.add_ids:
         # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
         known = torch.from_numpy(dataset.popularity[1:] > 0)
@@ -173,7 +175,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
 def make_schedule(config: RatConfig) -> Schedule:
     precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.engine.precision]
-    return Schedule(**config.training.model_dump(), precision=precision)
+    return Schedule(
+        **config.training.model_dump(), adapter_rate=config.adapter.learning_rate_factor, precision=precision
+    )
 
 
 def make_alignment(config: RatConfig, collaborative: str | None, device: torch.device) -> Alignment | None:
@@ -183,9 +187,8 @@ def make_alignment(config: RatConfig, collaborative: str | None, device: torch.d
         return None
     frozen = torch.from_numpy(read_item_embeddings(collaborative)).to(device)
 
-    def align(adapted: Tensor, item_index: Tensor) -> Tensor:
-        loss = alignment_loss(settings.loss, adapted, frozen, item_index, temperature=settings.temperature)
-        return settings.weight * loss
+    def align(adapted: Tensor, rows: Tensor) -> Tensor:
+        return settings.weight * alignment_loss(settings.loss, adapted, frozen[rows], temperature=settings.temperature)
 
     return align
 

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,20 @@ from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
+from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
 from llmemb.srs.encoder import HistoryEncoder, score
-from llmemb.srs.loss import full_softmax
+from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 
 VALIDATION_K = 10
 
-Alignment = Callable[[Float[Tensor, "item dim"], Int[Tensor, " occurrence"]], Float[Tensor, ""]]
-"""From the final item embeddings and a global batch's items to what is added to the loss."""
+Alignment = Callable[[Float[Tensor, "item dim"], Int[Tensor, " item"]], Float[Tensor, ""]]
+"""From the embeddings of a global batch's items and their rows in the item table to what is added to the loss."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast; see ``llmemb.rat.config.TrainingConfig``."""
+    """How long and how fast; see ``llmemb.rat.config.TrainingConfig``, and ``AdapterConfig`` for the adapter's rate."""
 
     batch_positions: int
     learning_rate: float
@@ -39,6 +41,10 @@ class Schedule:
     patience: int
     mask_share: float
     newest_share: float
+    adapter_rate: float
+    loss: CriterionName = "softmax"
+    num_negatives: int = 0
+    calibration: float = 0.0
     precision: torch.dtype = torch.float32
 
 
@@ -71,12 +77,24 @@ class TrainableRecommender(nn.Module):
     ) -> None:
         super().__init__()
         self.table, self.encoder = table, encoder
-        num_items = len(table())
-        self.register_buffer("content", torch.zeros(num_items, 0) if content is None else content, persistent=False)
+        self.num_items = len(table())
+        content = torch.zeros(self.num_items, 0) if content is None else content
+        self.register_buffer("content", content, persistent=False)
 
-    def item_embeddings(self) -> Float[Tensor, "item dim"]:
-        """What is trained of the final table."""
-        return self.encoder.embeddings(self.table())
+    def item_embeddings(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
+        """What is trained of the final table; all rows of it by default."""
+        return self.encoder.embeddings(self.table(rows))
+
+    def parameter_groups(self, *, adapter_rate: float) -> list[dict[str, Any]]:
+        """The optimizer's groups: adapters learn at ``adapter_rate`` times the rate of all else."""
+        adapters = [module.adapter for module in self.modules() if isinstance(module, AdaptedTable)]
+        slow = {parameter for adapter in adapters for parameter in adapter.parameters()}
+        others = [parameter for parameter in self.parameters() if parameter not in slow]
+        groups = [{"params": others, "rate": 1.0}]
+        if slow:
+            in_order = [parameter for parameter in self.parameters() if parameter in slow]
+            groups.append({"params": in_order, "rate": adapter_rate})
+        return groups
 
     def final_table(self) -> Float[Tensor, "item final"]:
         """All that is cached: the item embeddings, and then the content."""
@@ -165,13 +183,17 @@ class _Loop:
     ) -> None:
         self._model, self._schedule, self._seed, self._align, self._worker = model, schedule, seed, align, worker
         self._objective = make_objective(sequences, model.encoder, schedule)
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        groups = model.parameter_groups(adapter_rate=schedule.adapter_rate)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
+        popularity = torch.from_numpy(sequences.counts(model.num_items)[1:]).float()
+        self._criterion = make_criterion(
+            schedule.loss,
+            popularity.to(worker.device),
+            popularity_offset=schedule.popularity_offset,
+            num_negatives=schedule.num_negatives,
+            calibration=schedule.calibration,
+            matmul_dtype=schedule.precision,
         )
-        num_items = len(model.item_embeddings())
-        popularity = torch.from_numpy(sequences.counts(num_items)[1:] + 1.0).float()
-        offsets = schedule.popularity_offset * (popularity / popularity.sum()).log()
-        self._logit_offsets = offsets.to(worker.device)
 
     def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
         """Where the checkpoint left off, or the start; the epochs done and the best weights of them."""
@@ -201,47 +223,45 @@ class _Loop:
         steps = self._objective.steps_per_epoch
         for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * steps + step, steps, self._schedule)
-            losses.append(self.step(batch))
+                group["lr"] = group["rate"] * learning_rate(epoch * steps + step, steps, self._schedule)
+            losses.append(self.step(batch, np.random.default_rng([self._seed, epoch, step, 2])))
             positions.append(batch.num_targets)
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(f"epoch {epoch + 1}, step {step + 1}: loss {losses[-1]}")
         return losses, positions
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch, random: np.random.Generator) -> float:
         """One step on a global batch, of which this worker computes every ``num_workers``-th row; its mean loss.
 
         Workers' gradients are summed. Each divides its positions by those of the whole batch, so the sum is the
         gradient of the mean, however unevenly positions fall on workers.
         """
         worker = self._worker
-        embeddings = self._model.item_embeddings()
-        mine = batch.share(worker.rank, worker.num_workers)
-        loss = self._recommendation_loss(mine, embeddings) / batch.num_targets
+        share = slice(worker.rank, None, worker.num_workers)
+        drawn = self._criterion.draw(batch, random)
+        candidates = candidates_of(batch, drawn, share, device=worker.device)
+        embeddings = self._model.item_embeddings(candidates.rows)
+        loss = self._recommendation_loss(batch, share, embeddings, candidates) / batch.num_targets
         if self._align is not None:
             # Every worker aligns the whole batch's items: they are few, and an item's negatives must be the same.
-            item_index = torch.from_numpy(np.concatenate([batch.inputs, batch.targets], axis=None))
-            loss = loss + self._align(embeddings, item_index.to(worker.device)) / worker.num_workers
+            rows = torch.from_numpy(batch.rows).to(worker.device)
+            loss = loss + self._align(embeddings[candidates.place(rows + 1) - 1], rows) / worker.num_workers
         self._optimizer.zero_grad()
         loss.backward()
         _sum_gradients(self._model, worker)
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
 
-    def _recommendation_loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """The cross-entropy summed over the positions that have a target."""
+    def _recommendation_loss(self, batch: Batch, share: slice, embeddings: Tensor, candidates: Candidates) -> Tensor:
+        """The loss summed over the positions of a worker's rows that have a target."""
         device, precision = self._worker.device, self._schedule.precision
-        inputs, targets = (torch.from_numpy(array).to(device) for array in (batch.inputs, batch.targets))
+        inputs, targets = (
+            candidates.place(torch.from_numpy(array[share]).to(device)) for array in (batch.inputs, batch.targets)
+        )
         real = targets > 0
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             queries = self._model.encoder(inputs, embeddings)[real].float()  # [position, dim]
-        return full_softmax(
-            queries,
-            embeddings,
-            targets[real] - 1,
-            logit_offsets=self._logit_offsets,
-            matmul_dtype=precision,
-        )
+        return self._criterion(queries, embeddings, targets[real] - 1, candidates)
 
 
 def _sum_gradients(model: nn.Module, worker: Worker) -> None:

@@ -1,15 +1,19 @@
 """Item tables: modules that give one vector per item, ``[num_items, dim]``, row j for item index j + 1.
 
-Padding, index 0, has no row: it can be neither learned nor recommended.
+Asked for some rows they compute these alone: a batch's items are few beside a large catalogue. Padding, index 0, has no
+row: it can be neither learned nor recommended.
 """
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ID_INIT_STD = 0.02
+
+Rows = Int[Tensor, " row"] | None
+"""Which rows; None for all."""
 
 
 class IdTable(nn.Module):
@@ -33,8 +37,10 @@ class IdTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
         self.register_buffer("known", torch.ones(num_items) if known is None else known.float(), persistent=False)
 
-    def forward(self) -> Float[Tensor, "item dim"]:
-        return self.weight * self.known[:, None]
+    def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
+        if rows is None:
+            return self.weight * self.known[:, None]
+        return self.weight[rows] * self.known[rows, None]
 
 
 class AdaptedTable(nn.Module):
@@ -50,8 +56,8 @@ class AdaptedTable(nn.Module):
         self.register_buffer("frozen", embeddings, persistent=False)
         self.adapter = adapter
 
-    def forward(self) -> Float[Tensor, "item dim"]:
-        return self.adapter(self.frozen)
+    def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
+        return self.adapter(self.frozen if rows is None else self.frozen[rows])
 
 
 class SummedTable(nn.Module):
@@ -61,5 +67,5 @@ class SummedTable(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def forward(self) -> Float[Tensor, "item dim"]:
-        return torch.stack([part() for part in self.parts]).sum(0)
+    def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
+        return torch.stack([part(rows) for part in self.parts]).sum(0)

@@ -1,8 +1,9 @@
-"""Full softmax cross-entropy over the catalogue, without ever holding the logits of a whole batch."""
+"""Losses of positions against items: softmax over a table, and binary ones against sampled negatives."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,6 +36,33 @@ def full_softmax(
     chunk = chunk_positions or max(MIN_CHUNK_POSITIONS, MAX_LOGITS[states.device.type] // len(table))
     loss: Tensor = _FullSoftmax.apply(states, table, targets, logit_offsets, chunk, matmul_dtype)
     return loss
+
+
+def binary_cross_entropy(
+    states: Float[Tensor, "position dim"],
+    table: Float[Tensor, "item dim"],
+    targets: Int[Tensor, " position"],
+    negatives: Int[Tensor, "position negative"],
+    *,
+    calibration: float = 0.0,
+    sampling_rate: float = 1.0,
+) -> Float[Tensor, ""]:
+    """``-log sigmoid`` of the target's logit and of minus each negative's, summed; the paper's loss with one negative.
+
+    A negative that is the position's own target is passed over.
+
+    Args:
+        targets: Rows of the table, from 0; ``negatives`` too.
+        calibration: 0 is plain; up to 1 it undoes, as gBCE does, that sampling makes the model too sure of everything
+            (Petrov and Macdonald, 2023; their t).
+        sampling_rate: The share of the catalogue that each position's negatives are (their alpha).
+    """
+    positive = torch.einsum("pd,pd->p", states, table[targets])
+    negative = torch.einsum("pd,pnd->pn", states, table[negatives])
+    power = 1 - calibration * (1 - sampling_rate)  # their beta
+    is_target = negatives == targets[:, None]
+    of_negatives = F.softplus(negative).masked_fill(is_target, 0.0)
+    return (power * F.softplus(-positive)).sum() + of_negatives.sum()
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -21,18 +21,22 @@ class Batch:
     Attributes:
         inputs: int64 ``[row, seq]``, item indices; 0 is padding, ``MASK`` a masked item.
         targets: int64 ``[row, seq]``, the item to be told at each position; 0 where nothing is asked.
+        num_interactions: How many it is made of; most are an input and a target too.
     """
 
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
+    num_interactions: int
 
     @property
     def num_targets(self) -> int:
         return int((self.targets > 0).sum())
 
-    def share(self, rank: int, num_workers: int) -> "Batch":
-        """Every ``num_workers``-th row."""
-        return Batch(self.inputs[rank::num_workers], self.targets[rank::num_workers])
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows of its items in the item table, rising, each once."""
+        items = np.concatenate([self.inputs, self.targets], axis=None)
+        return np.unique(items[items > 0]) - 1
 
 
 class Objective(Protocol):
@@ -58,7 +62,7 @@ class NextItem:
     def batches(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         for rows in epoch_batches(self._windows, batch_positions=self._batch_positions, seed=seed, epoch=epoch):
             items = gather(self._windows, rows, self._windows.sequences.items).astype(np.int64)
-            yield Batch(items[:, :-1] * (items[:, 1:] > 0), items[:, 1:])
+            yield Batch(items[:, :-1] * (items[:, 1:] > 0), items[:, 1:], num_interactions=int((items > 0).sum()))
 
 
 class Cloze:
@@ -98,4 +102,5 @@ class Cloze:
             only_newest = (of_windows[rows] < self._newest_share)[:, None]
             masked = (items > 0) & np.where(only_newest, newest, draws < self._mask_share)
             masked |= newest & ~masked.any(axis=1, keepdims=True)
-            yield Batch(np.where(masked, MASK, items), np.where(masked, items, 0))
+            inputs, targets = np.where(masked, MASK, items), np.where(masked, items, 0)
+            yield Batch(inputs, targets, num_interactions=int((items > 0).sum()))

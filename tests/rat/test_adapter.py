@@ -47,18 +47,18 @@ def test_no_scaling_leaves_the_table_as_it_is():
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_adapters_start_as_a_pca(kind):
     scaled = scale(EMBEDDINGS, "standardise")
-    adapted = make_adapter(kind, scaled, 3)(scaled).detach().numpy()
+    adapted = make_adapter(kind, scaled, 3, length=0.5)(scaled).detach().numpy()
     expected = PCA(n_components=3).fit_transform(scaled.numpy())
     assert adapted.shape == (50, 3)
-    assert np.mean(adapted**2) == pytest.approx(1.0, rel=1e-4)
+    assert np.mean((adapted**2).sum(axis=1)) == pytest.approx(0.5**2, rel=1e-4)
     for column in range(3):  # the sign of a component is arbitrary, the scale is ours
         assert abs(np.corrcoef(adapted[:, column], expected[:, column])[0, 1]) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_papers_adapter_is_two_linear_layers():
-    adapter = make_adapter("paper", EMBEDDINGS, 2)
+    adapter = make_adapter("paper", EMBEDDINGS, 2, length=1.0)
     assert [tuple(parameter.shape) for parameter in adapter.parameters()] == [(3, 6), (3,), (2, 3), (2,)]
 
 
 def test_an_adapter_may_be_wider_than_the_embeddings():
-    assert make_adapter("linear", EMBEDDINGS, 9)(EMBEDDINGS).shape == (50, 9)
+    assert make_adapter("linear", EMBEDDINGS, 9, length=1.0)(EMBEDDINGS).shape == (50, 9)

@@ -22,6 +22,7 @@ SCHEDULE = Schedule(
     patience=EPOCHS,
     mask_share=0.4,
     newest_share=0.5,
+    adapter_rate=1.0,
 )
 
 

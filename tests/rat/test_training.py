@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat.training import Schedule, TrainableRecommender, Worker, learning_rate, train, validation_ndcg
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
-from llmemb.srs.item_table import IdTable
+from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
 
 NUM_ITEMS, DIM = 12, 8
 # Everybody walks round a circle: what comes next is certain.
@@ -21,6 +24,7 @@ SCHEDULE = Schedule(
     patience=25,
     mask_share=0.4,
     newest_share=0.5,
+    adapter_rate=1.0,
 )
 
 
@@ -46,29 +50,51 @@ def test_training_learns_and_the_best_weights_are_restored(backbone):
     assert validation_ndcg(model, targets, worker=Worker()) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "bce"])
+def test_every_loss_learns(loss):
+    schedule = replace(SCHEDULE, loss=loss, num_negatives=4, calibration=0.75)
+    _, history = fit(schedule)
+    assert history[0].validation_ndcg < 0.6 < 0.75 < max(epoch.validation_ndcg for epoch in history)
+
+
 def test_training_stops_after_its_patience():
-    _, history = fit(Schedule(**{**vars(SCHEDULE), "learning_rate": 1e-9, "patience": 2}))
+    _, history = fit(replace(SCHEDULE, learning_rate=1e-9, patience=2))
     assert len(history) == 3  # nothing moves: the first epoch stays the best
     assert sorted(history[0].summary()) == ["epoch", "loss", "positions_per_second", "validation_ndcg"]
 
 
 def test_the_same_seed_gives_the_same_losses():
-    short = Schedule(**{**vars(SCHEDULE), "max_epochs": 2})
+    short = replace(SCHEDULE, max_epochs=2)
     assert [epoch.step_losses for epoch in fit(short)[1]] == [epoch.step_losses for epoch in fit(short)[1]]
 
 
 def test_alignment_is_added_once_to_the_loss_of_every_step():
-    short = Schedule(**{**vars(SCHEDULE), "max_epochs": 1, "learning_rate": 1e-9})
-    plain, aligned = fit(short)[1][0], fit(short, align=lambda embeddings, item_index: embeddings.new_tensor(0.5))[1][0]
+    short = replace(SCHEDULE, max_epochs=1, learning_rate=1e-9)
+    plain, aligned = fit(short)[1][0], fit(short, align=lambda embeddings, rows: embeddings.new_tensor(0.5))[1][0]
     np.testing.assert_allclose(np.subtract(aligned.step_losses, plain.step_losses), 0.5, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: loss nan"):
-        fit(align=lambda embeddings, item_index: embeddings.sum() * float("nan"))
+        fit(align=lambda embeddings, rows: embeddings.sum() * float("nan"))
 
 
 def test_the_learning_rate_rises_and_falls_linearly():
-    schedule = Schedule(**{**vars(SCHEDULE), "learning_rate": 8.0, "warmup_steps": 2, "max_epochs": 2})
+    schedule = replace(SCHEDULE, learning_rate=8.0, warmup_steps=2, max_epochs=2)
     rates = [learning_rate(step, 4, schedule) for step in range(8)]
     assert rates == [8 * 0.5, 8 * 7 / 8, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+
+
+def test_adapters_learn_at_a_rate_of_their_own():
+    torch.manual_seed(0)
+    encoder = make_model().encoder
+    adapter = torch.nn.Linear(5, DIM)
+    table = SummedTable([AdaptedTable(torch.randn(NUM_ITEMS, 5), adapter), IdTable(NUM_ITEMS, DIM)])
+    model, split = TrainableRecommender(table, encoder), LeaveOneOut()
+    before = copy.deepcopy(model.state_dict())
+    schedule = replace(SCHEDULE, adapter_rate=0.0, max_epochs=2)
+    train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1)
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert "table.parts.1.weight" in changed
+    assert not any("adapter" in name for name in changed)
+    assert [(group["rate"], len(group["params"])) for group in model.parameter_groups(adapter_rate=0.5)][1] == (0.5, 2)

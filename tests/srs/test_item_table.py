@@ -20,3 +20,13 @@ def test_ids_differ_unless_they_start_at_zero():
     torch.manual_seed(0)
     assert len(torch.unique(IdTable(5, 3)(), dim=0)) == 5
     assert (IdTable(5, 3, init_std=0.0)() == 0).all()
+
+
+def test_some_rows_are_those_of_the_whole_table():
+    torch.manual_seed(0)
+    tables = [
+        IdTable(5, 3, known=torch.tensor([True, True, False, True, True])),
+        AdaptedTable(torch.randn(5, 4), nn.Linear(4, 3)),
+    ]
+    for table in (*tables, SummedTable(tables)):
+        torch.testing.assert_close(table(torch.tensor([2, 0])), table()[[2, 0]])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmemb.data.sequences import Sequences
-from llmemb.srs.objective import MASK, Batch, Cloze, NextItem
+from llmemb.srs.objective import MASK, Cloze, NextItem
 
 lists = st.lists(st.lists(st.integers(1, 50), max_size=14), max_size=12)
 
@@ -66,8 +66,12 @@ def test_masks_depend_on_seed_and_epoch_alone():
     assert inputs(0, 0) != inputs(1, 0)
 
 
-def test_workers_share_the_rows_of_a_batch():
-    batch = Batch(np.arange(10).reshape(5, 2), np.arange(10).reshape(5, 2))
-    shares = [batch.share(rank, 2) for rank in range(2)]
-    assert [share.inputs[:, 0].tolist() for share in shares] == [[0, 4, 8], [2, 6]]
-    assert sum(share.num_targets for share in shares) == batch.num_targets == 9
+def test_a_batch_knows_its_items():
+    (batch,) = NextItem(Sequences.from_lists([[7, 2, 7], [4, 5]]), max_seq_len=5, batch_positions=9).batches(
+        seed=0, epoch=0
+    )
+    assert batch.rows.tolist() == [1, 3, 4, 6]
+    assert (batch.num_targets, batch.num_interactions) == (3, 5)
+    (masked,) = cloze(Sequences.from_lists([[7, 2, 7], [4, 5]])).batches(seed=0, epoch=0)
+    assert masked.rows.tolist() == [1, 3, 4, 6]
+    assert masked.num_interactions == 5
