@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 AdapterKind = Literal["linear", "mlp", "paper"]
 Scaling = Literal["standardise", "whiten", "none"]
 MIN_SCALE = 1e-6
+MAX_ROWS_TO_FIT = 2**17
 
 
 class MlpAdapter(nn.Module):
@@ -57,10 +57,11 @@ def start_at_principal_components(
 
     Outputs beyond the number of components keep their random initial weights.
     """
-    covariance = torch.cov(embeddings.double().T, correction=0).reshape(embeddings.shape[1], -1)
+    rows = _rows_to_fit(embeddings)
+    covariance = torch.cov(rows.T, correction=0).reshape(embeddings.shape[1], -1)
     components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
     used = components[: linear.out_features]
-    present = (embeddings.double() @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
+    present = (rows @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
     with torch.no_grad():
         linear.weight[: len(used)] = (used * length / present).to(linear.weight)
         linear.bias.zero_()
@@ -74,17 +75,22 @@ def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Floa
     """
     if scaling == "none":
         return embeddings
-    centred = (embeddings.double() - embeddings.double().mean(0)).numpy(force=True)
+    variance, mean = torch.var_mean(embeddings, dim=0, correction=0)
+    centred = embeddings - mean
     if scaling == "whiten":
-        return torch.from_numpy(_whitened(centred)).to(embeddings)
-    deviation = centred.std(axis=0).clip(min=MIN_SCALE)
-    return torch.from_numpy(centred / deviation).to(embeddings)
+        return centred @ _whitening(centred)
+    return centred / variance.sqrt().clamp(min=MIN_SCALE)
 
 
-def _whitened(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+def _whitening(centred: Float[Tensor, "item embedding"]) -> Float[Tensor, "embedding embedding"]:
     from sklearn.covariance import ledoit_wolf
 
     # With few items for many dimensions the smallest variances are chance; shrinking keeps these from being blown up.
-    covariance, _ = ledoit_wolf(centred, assume_centered=True)
+    covariance, _ = ledoit_wolf(_rows_to_fit(centred).numpy(force=True), assume_centered=True)
     variance, axes = np.linalg.eigh(covariance)
-    return centred @ axes / np.sqrt(variance.clip(min=MIN_SCALE**2))
+    return torch.from_numpy(axes / np.sqrt(variance.clip(min=MIN_SCALE**2))).to(centred)
+
+
+def _rows_to_fit(embeddings: Float[Tensor, "item embedding"]) -> Float[Tensor, "row embedding"]:
+    """Enough rows for a covariance, in float64: all, or every n-th of a large catalogue."""
+    return embeddings[:: -(-len(embeddings) // MAX_ROWS_TO_FIT)].double()
