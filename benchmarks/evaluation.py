@@ -44,7 +44,7 @@ class Untrained:
 
     def __init__(self, items: torch.Tensor) -> None:
         self.items = items
-        self.encoder = make_encoder(ModelConfig(hidden_dim=items.shape[1])).eval()
+        self.encoder = make_encoder("sasrec", ModelConfig(hidden_dim=items.shape[1]), content_decay=1.0).eval()
 
     def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
         yield from score(self.encoder, self.items, histories)

@@ -127,7 +127,7 @@ def train(
         FloatingPointError: a loss is not finite.
     """
     worker = worker or Worker()
-    loop = _Loop(model, sequences, schedule, seed=seed, align=align, worker=worker)
+    loop = TrainingLoop(model, sequences, schedule, seed=seed, align=align, worker=worker)
     history, best_weights = loop.resume(checkpoint_uri)
     while not is_finished(history, schedule):
         history.append(loop.epoch(len(history) + 1, validation))
@@ -168,7 +168,7 @@ def make_objective(sequences: Sequences, encoder: HistoryEncoder, schedule: Sche
     return Cloze(sequences, **sizes, mask_share=schedule.mask_share, newest_share=schedule.newest_share)
 
 
-class _Loop:
+class TrainingLoop:
     """What stays the same from step to step."""
 
     def __init__(
