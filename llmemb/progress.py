@@ -79,10 +79,11 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside the driver: no other node's death may stop the bar.
+    # Beside the driver, and made anew where it is lost all the same: a node's death may not stop what is only watched.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(board_class or _Board)
-    board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    survives: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
+    board = actor.options(num_cpus=0, scheduling_strategy=here, **survives).remote()
     stop = threading.Event()
     with bar(description, total, unit) as shown:
 

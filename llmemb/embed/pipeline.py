@@ -11,7 +11,7 @@ from llmemb import __version__, progress, storage
 from llmemb.cluster import connect, has_gpus, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
-from llmemb.embed.meter import Meter, Work, describe
+from llmemb.embed.meter import Meter, Stint, describe, total_work
 from llmemb.embed.parity import check_parity
 from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vector_identity
 from llmemb.embed.shards import (
@@ -112,15 +112,14 @@ def _compare(todo: list[int], plan: SnapshotPlan, records: Records) -> dict[int,
 
 
 def _encode(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], num_fresh: int, records: Records) -> None:
-    import ray
-
     started = time.monotonic()
+    stints = []
     with progress.remote_bar("embed", total=num_fresh, unit="items", board_class=Meter) as meter:
         for record in _stream(config, plan, todo, meter):
             records[record["bucket"]] = record
-        total, encoders = ray.get([meter.total.remote(), meter.encoders.remote()])
-    if total.items:
-        print(describe(total, encoders, time.monotonic() - started, config.price_per_hour))
+            stints.append(Stint(*record["stint"]))
+    if total_work(stints).items:
+        print(describe(stints, time.monotonic() - started, config.price_per_hour))
 
 
 def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any) -> Iterator[dict[str, Any]]:
@@ -150,9 +149,7 @@ def _items(record: dict[str, Any]) -> int:
 
 
 def _summary(records: Records, dataset: Dataset, plan: SnapshotPlan) -> dict[str, Any]:
-    work = Work()
-    for record in records.values():
-        work = work.plus(Work(*record["work"]))
+    work = total_work([Stint(*record["stint"]) for record in records.values() if record["stint"]])
     names = ("new", "changed", "kept", "deleted", "refused")
     counts = {name: sum(record["counts"][name] for record in records.values()) for name in names}
     return {

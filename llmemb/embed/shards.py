@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from llmemb import storage, vectors
 from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes, parent_shards, read_items
-from llmemb.embed.meter import Work
+from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import RECORDS_FOLDER, EncoderPlan, SnapshotPlan
 from llmemb.encoder.batching import token_budget_batches
 from llmemb.encoder.engine import TokenIds, load_engine
@@ -58,7 +58,7 @@ def compare(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
         entry = plan.parent.files[bucket]
         storage.copy(storage.join(plan.parent.uri, entry["file"]), plan.shard_uri(bucket))
         counts = {"new": 0, "changed": 0, "kept": len(changes.kept), "deleted": 0}
-        facts: dict[str, Any] = {"entry": entry, "dimension": plan.parent.dimension, "work": Work()}
+        facts: dict[str, Any] = {"entry": entry, "dimension": plan.parent.dimension, "stint": None}
         record = _finish(plan, bucket, changes.refused, counts, facts)
     return {"bucket": bucket, "num_fresh": changes.num_fresh, "record": record}
 
@@ -94,7 +94,7 @@ class EncodeBucket:
 
     Returns:
         The row with ``vectors``, an Arrow stream of ``item_id, embedding, prompt_hash``, in place of ``tokens``, and
-        ``work``, what that took.
+        ``stint``, what that took.
     """
 
     def __init__(self, plan: EncoderPlan, meter: Any) -> None:
@@ -120,20 +120,20 @@ class EncodeBucket:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         table = pa.ipc.open_stream(row["tokens"]).read_all()
         token_ids = [ids.values.to_numpy() for ids in table.column("token_ids")]
-        embedded, work = self._encode(token_ids, int(row["bucket"]))
+        embedded, stint = self._encode(token_ids, int(row["bucket"]))
         hashes = table.column(PROMPT_HASH).to_pylist()
         shard = vectors.to_table(table.column(ITEM_ID).to_pylist(), embedded, self._plan.dtype, {PROMPT_HASH: hashes})
         passed_on = {key: row[key] for key in ("bucket", "kept", "refused")}
-        return passed_on | {"vectors": _to_stream(shard), "work": json.dumps(work)}
+        return passed_on | {"vectors": _to_stream(shard), "stint": json.dumps(stint)}
 
-    def _encode(self, token_ids: list[TokenIds], bucket: int) -> tuple[NDArray[np.float32], Work]:
+    def _encode(self, token_ids: list[TokenIds], bucket: int) -> tuple[NDArray[np.float32], Stint]:
         """Longest first, in windows of some batches each, after which the meter hears of them."""
         plan = self._plan
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         dimension = plan.dimension or self._engine.embedding_dim
         embedded = np.empty((len(token_ids), dimension), dtype=np.float32)
         batches = token_budget_batches(lengths, plan.tokens_per_batch)
-        work = Work()
+        began, work = time.time(), Work()
         for start in range(0, len(batches), BATCHES_PER_WINDOW):
             window = batches[start : start + BATCHES_PER_WINDOW]
             rows = np.concatenate(window)
@@ -141,8 +141,8 @@ class EncodeBucket:
             found = self._engine.encode([token_ids[row] for row in rows])
             embedded[rows] = cut(found, dimension, normalized=plan.normalize)
             work = work.plus(self._work(lengths, window, time.perf_counter() - started))
-            self._meter.tell.remote(self._name, bucket, work)
-        return embedded, work
+            self._meter.tell.remote(bucket, Stint(self._name, began, time.time(), work))
+        return embedded, Stint(self._name, began, time.time(), work)
 
     def _work(self, lengths: NDArray[np.int64], window: list[NDArray[np.int64]], seconds: float) -> Work:
         tokens = sum(int(lengths[rows].sum()) for rows in window)
@@ -166,7 +166,7 @@ def write_shard(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
     facts = {
         "entry": _write_new(plan.shard_uri(bucket), shard),
         "dimension": shard.schema.field(EMBEDDING).type.list_size,
-        "work": json.loads(row["work"]),
+        "stint": json.loads(row["stint"]),
     }
     return {"record": _finish(plan, bucket, [*json.loads(row["refused"]), *refused], counts, facts)}
 

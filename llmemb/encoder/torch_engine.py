@@ -33,12 +33,12 @@ class TorchEngine:
         self._folder = folder
         self._tokens_per_batch = tokens_per_batch
         self._device = device
-        self._model = load_model(folder, precision=precision).to(device).eval()
+        self.model = load_model(folder, precision=precision).to(device).eval()
         self.pads = not (device == "cuda" and precision == "bf16" and self._prepare_packing())
 
     @property
     def embedding_dim(self) -> int:
-        return self._model.config.get_text_config().hidden_size
+        return self.model.config.get_text_config().hidden_size
 
     @torch.inference_mode()
     def encode(self, token_ids: Sequence[TokenIds]) -> NDArray[np.float32]:
@@ -56,18 +56,18 @@ class TorchEngine:
     def _embed(self, token_ids: Sequence[TokenIds]) -> Tensor:
         pooling, normalized = self._folder.pooling, self._folder.normalize
         if self.pads:
-            return embed(self._model, *pad(token_ids, self._device), pooling, normalized)
-        return packed.embed_packed(self._model, packed.pack(token_ids, self._device), pooling, normalized)
+            return embed(self.model, *pad(token_ids, self._device), pooling, normalized)
+        return packed.embed_packed(self.model, packed.pack(token_ids, self._device), pooling, normalized)
 
     @torch.inference_mode()
     def _prepare_packing(self) -> bool:
         """Whether this model gives packed texts the vectors that it gives padded ones; it is left ready for that."""
         generator = np.random.default_rng(0)
         lengths = [5, 1, min(self._folder.max_seq_len, 300)]
-        texts = [generator.integers(0, self._model.config.get_text_config().vocab_size, length) for length in lengths]
+        texts = [generator.integers(0, self.model.config.get_text_config().vocab_size, length) for length in lengths]
         self.pads = True
         expected = torch.cat([self._embed([text]) for text in texts])
-        packed.prepare(self._model)
+        packed.prepare(self.model)
         try:
             self.pads = False
             cosine = float(cosine_similarity(self._embed(texts), expected).min())
@@ -77,7 +77,7 @@ class TorchEngine:
             reason = f"cosine {cosine:.5f} to padded vectors"
         if cosine < MIN_PACKED_COSINE:
             logger.warning("%s: batches are padded, since packing fails here: %s", self._folder.path, reason)
-            self._model.set_attn_implementation("sdpa")
+            self.model.set_attn_implementation("sdpa")
         return cosine >= MIN_PACKED_COSINE
 
 

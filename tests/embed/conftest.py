@@ -23,7 +23,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, ray_local: None) -> list[int]:
         for bucket in todo:
             row = shards.write_shard(encoder(shards.tokenize_bucket({"bucket": bucket}, plan)), plan)
             records[bucket] = json.loads(row["record"])
-        encoded.append(sum(record["work"][0] for record in records.values()))
+        encoded.append(sum(record["stint"][3][0] for record in records.values() if record["stint"]))
 
     monkeypatch.setattr(pipeline, "_compare", compare)
     monkeypatch.setattr(pipeline, "_encode", encode)

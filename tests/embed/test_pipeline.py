@@ -86,7 +86,7 @@ def test_a_run_cut_off_goes_on_after_its_finished_shards_and_publishes_the_same_
     folder = tmp_path / "again" / snapshot.snapshot_id
     kept = snapshot.manifest["files"][0]
     counts = {"new": kept["rows"], "changed": 0, "kept": 0, "deleted": 0, "refused": 0}
-    record = {"bucket": 0, "entry": kept, "dimension": 32, "counts": counts, "work": [0, 0, 0, 0], "refused": []}
+    record = {"bucket": 0, "entry": kept, "dimension": 32, "counts": counts, "stint": None, "refused": []}
     storage.write_bytes(str(folder / kept["file"]), b"not written again")
     storage.write_json(str(folder / "_shards" / "part-00000.json"), record)
     with pytest.raises(InputError, match=r"part-00000\.parquet: its checksum is not the manifest's"):

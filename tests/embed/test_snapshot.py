@@ -1,7 +1,11 @@
 """Publishing: a snapshot exists at once or not at all, and of two runs one wins and the other says so."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -16,6 +20,8 @@ from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
 from tests.embed.test_incremental import FIRST, SECOND, settings
 from tests.generated import write_catalogue
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["local", "s3://conditional", "s3://plain"])
@@ -155,3 +161,36 @@ def test_a_tampered_encoder_is_noticed(in_process, tiny_encoder, tmp_path):
     with pytest.raises(InputError, match=r"a file was changed or is missing"):
         run_embed(config.model_copy(update={"dtype": "float32"}))
     assert latest_id(config.output) == before
+
+
+def test_a_full_disk_is_one_clear_line_and_latest_stays(in_process, tiny_encoder, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    run_embed(settings(write_catalogue(tmp_path / "first", FIRST), tiny_encoder, root))
+    before, written = latest_id(str(root)), Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if "part-00005.parquet" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(path, content)
+
+    second = settings(write_catalogue(tmp_path / "second", SECOND), tiny_encoder, root)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"part-00005\.parquet: No space left on device"):
+        run_embed(second)
+    assert latest_id(str(root)) == before
+    monkeypatch.undo()
+    run_embed(second)
+    assert Snapshot.open(str(root)).manifest["counts"]["total"] == len(SECOND)
+
+
+def test_wrong_credentials_are_one_clear_line_before_any_work(object_stores, tiny_encoder, tmp_path):
+    root = f"s3://plain/{uuid.uuid4().hex}"
+    config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")
+    (tmp_path / "embed.yaml").write_text(config.model_copy(update={"output": root}).to_yaml())
+    command = [sys.executable, "jobs/embed.py", "--config", str(tmp_path / "embed.yaml")]
+    environment = os.environ | {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {root}")
+    assert result.stderr.count("\n") == 1
+    assert "wrong-secret" not in result.stderr
