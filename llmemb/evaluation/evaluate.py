@@ -39,6 +39,13 @@ from llmemb.metrics.ranking import Ranking
 from llmemb.metrics.slices import Slice, popularity_groups, slices_of
 
 METRICS_FILE, REPORT_FILE, RANKINGS_FOLDER = "metrics.json", "report.html", "rankings"
+TARGETS = {
+    ("leave-one-out", "test"): "the user chose last",
+    ("leave-one-out", "validation"): "the user chose second last",
+    ("time-cut", "test"): "the user chose first after the test cut",
+    ("time-cut", "validation"): "the user chose first after the validation cut",
+}
+"""What the report says of the targets, by split policy and split."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def compare(comparison: Comparison) -> None:
     config, dataset = comparison.config, comparison.dataset
     targets = dataset.test() if config.split == "test" else dataset.validation()
     if not len(targets.items):
-        raise InputError(f"dataset: {dataset.uri}: no user has a {config.split} target after a history")
+        raise InputError(f"dataset: {dataset.uri}: no user has a target in its {config.split} split")
     # What can be wrong with the attributes is found before any work.
     titles = catalogue.titles(dataset, config.examples.title)
     categories = catalogue.categories(dataset, config.embedding_map.category)
@@ -243,6 +250,7 @@ def _embeddings(comparison: Comparison) -> dict[str, Any]:
 def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) -> dict[str, Any]:
     """What was compared, and how, as ``metrics.json`` says it."""
     config, dataset = comparison.config, comparison.dataset
+    policy = dataset.info.get("split", {}).get("policy", "leave-one-out")
     return {
         "dataset": {
             "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
@@ -256,7 +264,8 @@ def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) 
         },
         "protocol": {
             "split": config.split,
-            "split_policy": dataset.split_policy,
+            "split_policy": policy,
+            "target": TARGETS.get((policy, config.split), f"comes next in the {config.split} split"),
             "ties": "against the target",
             "popularity": "training interactions",
             "num_queries": len(question.targets.items),
