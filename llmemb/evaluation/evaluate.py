@@ -50,16 +50,23 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, on what.
+    """What is compared, on what: all that can be wrong with the input has been found when there is one.
 
     Attributes:
         snapshot: The LLM embeddings, where the config names some.
+        imported: By their runs' fingerprints, the rankings that were made elsewhere.
+        titles: Of the items, in index order.
+        categories: int64 ``[num_items]`` and their names, where the catalogue has any.
     """
 
     config: EvaluateConfig
     dataset: Dataset
-    entrants: tuple[Entrant, ...]
+    entrants: Sequence[Entrant]
     snapshot: Snapshot | None
+    question: Question
+    imported: dict[str, Ranking]
+    titles: list[str]
+    categories: tuple[NDArray[np.int64], list[str]] | None
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
@@ -71,32 +78,63 @@ def run_evaluate(config: EvaluateConfig) -> None:
         InputError: a model that is missing, was trained on another dataset or gives scores that are not finite; an
             imported ranking that does not fit the dataset; a dataset without targets.
     """
-    comparison = open_comparison(config)
-    inputs = {"dataset": comparison.dataset.fingerprint}
-    inputs |= {"embeddings": comparison.snapshot.fingerprint} if comparison.snapshot else {}
-    inputs |= {run.uri: run.fingerprint for entrant in comparison.entrants for run in entrant.runs if run.uri}
-    if artifact.claim(config, config.output, job="evaluate", inputs=inputs, finished_by=METRICS_FILE):
+    dataset = Dataset.open(config.dataset)
+    snapshot = Snapshot.open(config.embeddings) if config.embeddings else None
+    entrants = find_entrants(config, dataset, snapshot)
+    inputs = {"dataset": dataset.fingerprint} | ({"embeddings": snapshot.fingerprint} if snapshot else {})
+    inputs |= {run.uri: run.fingerprint for entrant in entrants for run in entrant.runs if run.uri}
+    metrics = storage.join(config.output, METRICS_FILE)
+    # Before the output is claimed: what turns out to be wrong can be mended and tried there again.
+    comparison = None if storage.exists(metrics) else prepare(config, dataset, entrants, snapshot)
+    if artifact.claim(config, config.output, job="evaluate", inputs=inputs, finished_by=METRICS_FILE) and comparison:
         torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
         compare(comparison)
-    report.print_tables(storage.read_json(storage.join(config.output, METRICS_FILE)))
+    report.print_tables(storage.read_json(metrics))
     print(f"report: {storage.join(config.output, REPORT_FILE)}")
 
 
-def open_comparison(config: EvaluateConfig) -> Comparison:
-    """Finds everything that the config names; InputError where something is missing or does not belong together."""
-    dataset = Dataset.open(config.dataset)
+def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot | None) -> list[Entrant]:
+    """All that the config names, baselines first; InputError where one is missing or does not belong to the dataset."""
     entrants = [popularity_entrant(dataset)]
-    snapshot = Snapshot.open(config.embeddings) if config.embeddings else None
     recommenders = recommender_entrants(config.models, dataset)
     if snapshot is not None:
-        last_items = config.text_similarity.last_items
-        entrants.append(text_similarity_entrant(snapshot, dataset, last_items=last_items))
+        entrants.append(text_similarity_entrant(snapshot, dataset, last_items=config.text_similarity.last_items))
     entrants += recommenders
     entrants += [_imported_entrant(ranking) for ranking in config.rankings]
     repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]
     if repeated:
         raise InputError(f"rankings: another model is called {repeated[0]!r} already; expected a label of its own")
-    return Comparison(config, dataset, tuple(entrants), snapshot)
+    return entrants
+
+
+def prepare(
+    config: EvaluateConfig, dataset: Dataset, entrants: Sequence[Entrant], snapshot: Snapshot | None
+) -> Comparison:
+    """Draws the candidates, and reads everything but the models; InputError where something does not fit."""
+    targets = dataset.test() if config.split == "test" else dataset.validation()
+    if not len(targets.items):
+        raise InputError(f"dataset: {dataset.uri}: no user has a {config.split} target after a history")
+    candidates = None
+    if config.sampled is not None:
+        drawing = config.sampled.model_dump()
+        candidates = draw_candidates(targets, dataset.popularity, seed=config.seed, **drawing)
+    question = Question(targets, dataset.num_items, min(max(config.ks), dataset.num_items), candidates)
+    rankings = {
+        run.fingerprint: imported.read_ranking(
+            str(run.uri),
+            targets,
+            user_ids=dataset.user_ids,
+            item_ids=dataset.item_ids,
+            depth=question.depth,
+            seen=run.info["seen_items"],
+        )
+        for entrant in entrants
+        if entrant.kind == "imported"
+        for run in entrant.runs
+    }
+    titles = catalogue.titles(dataset, config.examples.title)
+    categories = catalogue.categories(dataset, config.embedding_map.category)
+    return Comparison(config, dataset, entrants, snapshot, question, rankings, titles, categories)
 
 
 def compare(comparison: Comparison) -> None:
@@ -104,29 +142,23 @@ def compare(comparison: Comparison) -> None:
 
     Holds one model and one chunk of its scores, and of every run the ranks and the first items.
     """
-    config, dataset = comparison.config, comparison.dataset
-    targets = dataset.test() if config.split == "test" else dataset.validation()
-    if not len(targets.items):
-        raise InputError(f"dataset: {dataset.uri}: no user has a target in its {config.split} split")
-    # What can be wrong with the attributes is found before any work.
-    titles = catalogue.titles(dataset, config.examples.title)
-    categories = catalogue.categories(dataset, config.embedding_map.category)
-    slices = slices_of(dataset.popularity, targets)
-    depth = min(max(config.ks), dataset.num_items)
-    question = Question(targets, dataset.num_items, depth, _candidates(comparison, targets))
+    config, dataset, question = comparison.config, comparison.dataset, comparison.question
+    if question.candidates is not None:
+        user_ids = [dataset.user_ids[user] for user in question.targets.users]
+        write_candidates(config.output, question.candidates, user_ids=user_ids, item_ids=dataset.item_ids)
+    slices = slices_of(dataset.popularity, question.targets)
     rankings = {
-        entrant.label: [_ranking(comparison, entrant, number, question) for number in range(len(entrant.runs))]
+        entrant.label: [_ranking(comparison, entrant, number) for number in range(len(entrant.runs))]
         for entrant in comparison.entrants
     }
-    results = _facts(comparison, question, slices)
+    results = _facts(comparison, slices)
     results["models"] = _models(comparison, rankings, slices)
     results["comparisons"] = comparisons(rankings, slices, uncertainty=config.uncertainty, seed=config.seed)
-    first_runs = {label: runs[0] for label, runs in rankings.items()}
-    results["examples"] = _examples(comparison, question, first_runs, titles)
+    results["examples"] = _examples(comparison, {label: runs[0] for label, runs in rankings.items()})
     maps = embedding_map.draw_maps(
         _embeddings(comparison),
         popularity_groups(dataset.popularity)[1:],
-        categories,
+        comparison.categories,
         max_items=config.embedding_map.max_items,
         perplexity=config.embedding_map.perplexity,
         seed=config.seed,
@@ -144,44 +176,25 @@ def _imported_entrant(ranking: ImportedRanking) -> Entrant:
     return Entrant(ranking.label, "imported", (Run(fingerprint, uri=ranking.uri, info=info),))
 
 
-def _candidates(comparison: Comparison, targets: Any) -> NDArray[np.int32] | None:
-    """Draws the sampled protocol's candidates and stores them."""
-    config, dataset = comparison.config, comparison.dataset
-    if config.sampled is None:
-        return None
-    candidates = draw_candidates(
-        targets,
-        dataset.popularity,
-        num_negatives=config.sampled.num_negatives,
-        distribution=config.sampled.distribution,
-        seed=config.seed,
-    )
-    user_ids = [dataset.user_ids[user] for user in targets.users]
-    write_candidates(config.output, candidates, user_ids=user_ids, item_ids=dataset.item_ids)
-    return candidates
-
-
-def _ranking(comparison: Comparison, entrant: Entrant, number: int, question: Question) -> Ranking:
+def _ranking(comparison: Comparison, entrant: Entrant, number: int) -> Ranking:
     """A run's ranking: read where an earlier try has left it, else made and stored."""
-    config, dataset, run = comparison.config, comparison.dataset, entrant.runs[number]
-    uri = _ranking_uri(config, run)
-    ids = {"user_ids": dataset.user_ids, "item_ids": dataset.item_ids}
+    config, dataset, question = comparison.config, comparison.dataset, comparison.question
+    run = entrant.runs[number]
+    uri = storage.join(config.output, _ranking_file(run))
     if storage.exists(uri):
         return stored.read_ranking(uri, item_ids=dataset.item_ids)
     if run.load is None:
-        assert run.uri is not None
-        seen = run.info["seen_items"]
-        ranking = imported.read_ranking(run.uri, question.targets, depth=question.depth, seen=seen, **ids)
+        ranking = comparison.imported[run.fingerprint]
     else:
         title = f"rank: {entrant.label}" + (f", run {number + 1}" if len(entrant.runs) > 1 else "")
         with progress.bar(title, len(question.targets.items), "users") as bar:
             ranking = answer(run.load, question, num_workers=config.num_workers, on_progress=bar.update)
-    stored.write_ranking(uri, ranking, question.targets, **ids)
+    stored.write_ranking(uri, ranking, question.targets, user_ids=dataset.user_ids, item_ids=dataset.item_ids)
     return ranking
 
 
-def _ranking_uri(config: EvaluateConfig, run: Run) -> str:
-    return storage.join(config.output, RANKINGS_FOLDER, f"{run.fingerprint}.parquet")
+def _ranking_file(run: Run) -> str:
+    return f"{RANKINGS_FOLDER}/{run.fingerprint}.parquet"
 
 
 def _models(
@@ -210,7 +223,7 @@ def _describe(entrant: Entrant) -> dict[str, Any]:
                 "uri": run.uri,
                 "seed": run.seed,
                 "fingerprint": run.fingerprint,
-                "ranking": f"{RANKINGS_FOLDER}/{run.fingerprint}.parquet",
+                "ranking": _ranking_file(run),
                 "info": run.info,
             }
             for run in entrant.runs
@@ -218,21 +231,18 @@ def _describe(entrant: Entrant) -> dict[str, Any]:
     }
 
 
-def _examples(
-    comparison: Comparison, question: Question, rankings: dict[str, Ranking], titles: list[str]
-) -> list[dict[str, Any]]:
+def _examples(comparison: Comparison, rankings: dict[str, Ranking]) -> list[dict[str, Any]]:
     config, dataset = comparison.config, comparison.dataset
-    chosen = examples.choose_queries(
-        list(rankings.values()), k=HEADLINE_K, number=config.examples.num_users, seed=config.seed
-    )
+    number = config.examples.num_users
+    chosen = examples.choose_queries(list(rankings.values()), k=HEADLINE_K, number=number, seed=config.seed)
     return examples.describe_users(
         chosen,
-        question.targets,
+        comparison.question.targets,
         rankings,
         k=HEADLINE_K,
         user_ids=dataset.user_ids,
         item_ids=dataset.item_ids,
-        titles=titles,
+        titles=comparison.titles,
         popularity=dataset.popularity,
     )
 
@@ -247,10 +257,10 @@ def _embeddings(comparison: Comparison) -> dict[str, Any]:
     return loads | {entrant.label: functools.partial(item_embeddings, entrant) for entrant in recommenders}
 
 
-def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) -> dict[str, Any]:
+def _facts(comparison: Comparison, slices: Sequence[Slice]) -> dict[str, Any]:
     """What was compared, and how, as ``metrics.json`` says it."""
     config, dataset = comparison.config, comparison.dataset
-    policy = dataset.info.get("split", {}).get("policy", "leave-one-out")
+    policy = dataset.split_policy
     return {
         "dataset": {
             "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
@@ -268,7 +278,7 @@ def _facts(comparison: Comparison, question: Question, slices: Sequence[Slice]) 
             "target": TARGETS.get((policy, config.split), f"comes next in the {config.split} split"),
             "ties": "against the target",
             "popularity": "training interactions",
-            "num_queries": len(question.targets.items),
+            "num_queries": len(comparison.question.targets.items),
             "metrics": metric_names(config.ks),
             "protocols": _protocols(config),
         },

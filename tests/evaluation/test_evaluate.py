@@ -188,6 +188,26 @@ def test_imported_rankings_are_measured_by_the_same_functions(
         run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs | {"label": "popularity"}]))
 
 
+def test_what_is_wrong_is_found_before_the_output_is_claimed(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path
+) -> None:
+    """So that it can be mended and tried again at the same place."""
+    (tmp_path / "theirs.csv").write_text("user_id,item_id,rank\nuser-0,item-01,2\n")
+    theirs = {"label": "theirs", "uri": str(tmp_path / "theirs.csv"), "seen_items": "kept"}
+    for wrong, message in (
+        ({"rankings": [theirs]}, "have no list"),
+        ({"sampled": {"num_negatives": 19}}, "unseen items"),
+        (
+            {"embedding_map": {"category": "colour"}},
+            r"embedding_map\.category: the catalogue has no attribute 'colour'",
+        ),
+        ({"examples": {"title": "name"}}, r"examples\.title: the catalogue has no attribute 'name'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_evaluate(config_of(dataset, recommenders, tmp_path, **wrong))
+    assert not (tmp_path / "out").exists()
+
+
 def test_text_similarity_is_a_baseline_where_embeddings_are_given(
     dataset: Dataset, recommenders: list[str], tmp_path: Path
 ) -> None:
