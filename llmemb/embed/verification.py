@@ -12,6 +12,8 @@ from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.vectors import EMBEDDING, ITEM_ID
 
+_KEYS = {"files", "refused_file", "counts", "dimension", "dtype"}
+
 
 def verify(snapshot: Snapshot) -> Iterator[tuple[str, list[str]]]:
     """Reads a snapshot file after file, and yields each file's name with what is wrong with it, if anything.
@@ -19,6 +21,9 @@ def verify(snapshot: Snapshot) -> Iterator[tuple[str, list[str]]]:
     Ids are unique across files too: each file holds its own bucket of them, which is checked.
     """
     manifest = snapshot.manifest
+    if missing := sorted(_KEYS - manifest.keys()):
+        yield "manifest.json", [f"has no {', '.join(missing)}"]
+        return
     yield "manifest.json", list(_check_totals(snapshot))
     for index, entry in enumerate(manifest["files"]):
         try:

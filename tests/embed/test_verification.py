@@ -82,3 +82,9 @@ def test_counts_and_stray_files_are_checked(snapshot):
             "part-00002.parquet lies in the folder and is not named: readers of part-*.parquet would take it",
         ]
     )
+
+
+def test_a_manifest_without_its_keys_is_named(snapshot):
+    del snapshot.manifest["dtype"], snapshot.manifest["counts"]
+    storage.write_json(storage.join(snapshot.uri, "manifest.json"), snapshot.manifest)
+    assert problems(snapshot) == {"manifest.json": ["has no counts, dtype"]}
