@@ -1,5 +1,9 @@
 """How an item reads."""
 
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +60,75 @@ def test_absent_column_is_named_with_those_there_are() -> None:
 def test_hash_depends_on_the_text_alone() -> None:
     # printf 'title is Sencha' | sha256sum | cut -c-32
     assert prompt_hash("title is Sencha") == "4a33e5555071cb99d163fa0068b1cad3"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("Salt &amp; Pepper&#39;s&nbsp;mill", "Salt & Pepper's mill"),
+        ("Cafe\u0301", "Caf\u00e9"),
+        ("a\x00b\x1b[31m", "ab[31m"),
+        ("Mug; brand is Fake", "Mug, brand is Fake"),
+        ({"Brand": "X", "Size": None, "Count": 2.0}, "Brand: X, Count: 2"),
+        ([["a"], [], ["b", 1]], "a, b, 1"),
+    ],
+)
+def test_text_is_cleaned(value: object, text: str) -> None:
+    assert TEMPLATE.clauses({"title": value}) == [f"title is {text}"]
+
+
+def test_cleaning_can_be_turned_off() -> None:
+    raw = TEMPLATE.model_copy(update={"html_entities": "keep", "unicode": "keep", "separators_in_values": "keep"})
+    assert raw.render({"title": "Cafe\u0301 &amp; Bar; x"}) == "title is Cafe\u0301 &amp; Bar; x"
+
+
+def test_attributes_say_how_they_read() -> None:
+    template = PromptTemplate.model_validate(
+        {
+            "attributes": [
+                {"name": "tags", "max_entries": 2},
+                {"name": "price", "number_format": ".2f", "missing": "unknown"},
+                {"name": "stock", "number_format": ",.0f"},
+            ]
+        }
+    )
+    assert (
+        template.render({"tags": ["a", "", "b", "c"], "stock": 12000})
+        == "tags is a, b; price is unknown; stock is 12,000"
+    )
+    assert template.render({"tags": [], "price": 3}) == "price is 3.00"
+    assert template.render({"tags": None}) is None  # what is said of a missing value is no value
+
+
+def test_cap_in_tokens_counts_by_the_templates_tokenizer(tiny_encoder: Path) -> None:
+    attributes = [{"name": "title", "max_tokens": 3}]
+    template = PromptTemplate.model_validate({"attributes": attributes, "tokenizer": str(tiny_encoder)})
+    assert template.clauses({"title": "red, table very long"}) == ["title is red, table"]  # red | , | table
+    assert template.clauses({"title": "red table"}) == ["title is red table"]
+    with pytest.raises(ValueError, match="expected a tokenizer"):
+        PromptTemplate.model_validate({"attributes": attributes})
+
+
+@given(
+    items=st.lists(
+        st.fixed_dictionaries(
+            {
+                "title": st.none() | st.text(),
+                "categories": st.none() | st.lists(st.none() | st.text(max_size=4), max_size=3),
+                "price": st.none() | st.floats(),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_batches_read_as_their_rows_and_values_never_look_like_clauses(items: list[dict[str, Any]]) -> None:
+    types = {"title": pa.string(), "categories": pa.list_(pa.string()), "price": pa.float64()}
+    table = pa.Table.from_pylist(items, pa.schema(types.items()))
+    prompts = TEMPLATE.render_batch(table)
+    assert prompts == [TEMPLATE.render(item) for item in items]
+    for clauses, prompt in zip(TEMPLATE.clauses_batch(table), prompts, strict=True):
+        assert (prompt or "").split("; ") == (clauses or [""])
 
 
 @given(item=st.dictionaries(st.sampled_from(["title", "categories", "price", "other"]), VALUES))

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from llmemb.cli import export, snapshots
+from llmemb.cli import export, prompts, snapshots
 from llmemb.cli.neighbours import neighbours
 from llmemb.cli.recommend import recommend
 from llmemb.cli.sample import sample
@@ -30,6 +30,7 @@ app.command()(sample)
 app.command()(neighbours)
 app.command()(recommend)
 app.add_typer(export.app, name="export")
+app.add_typer(prompts.app, name="prompts")
 app.add_typer(snapshots.app, name="snapshots")
 
 

@@ -117,9 +117,8 @@ def _items(batch: pa.RecordBatch, template: PromptTemplate) -> list[Item]:
             item_id = batch.column(ITEM_ID).cast(pa.binary())[0].as_py()
             return [Item(item_id.decode(errors="backslashreplace"), None, NOT_UTF8)]
         return [item for row in range(batch.num_rows) for item in _items(batch.slice(row, 1), template)]
-    return [_item(row, template) for row in batch.to_pylist()]
-
-
-def _item(row: dict[str, Any], template: PromptTemplate) -> Item:
-    prompt = template.render(row)
-    return Item(row[ITEM_ID], prompt, NO_ATTRIBUTE if prompt is None else "")
+    prompts = template.render_batch(batch)
+    return [
+        Item(item_id, prompt, NO_ATTRIBUTE if prompt is None else "")
+        for item_id, prompt in zip(batch.column(ITEM_ID).to_pylist(), prompts, strict=True)
+    ]

@@ -57,7 +57,7 @@ def _export(config: ScftConfig, checkpoint: Any, prompts: list[str]) -> None:
 
 def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
     """A few full prompts, by which the export is checked."""
-    prompts = [config.prompt.render(item) for item in dataset.items(config.prompt.columns).to_pylist()]
+    prompts = config.prompt.render_batch(dataset.items(config.prompt.columns))
     usable = [prompt for prompt in prompts if prompt is not None]
     if not usable:
         raise InputError(

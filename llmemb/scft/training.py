@@ -70,8 +70,7 @@ class PairBatches:
 
     def __init__(self, dataset: Dataset, config: ScftConfig, tokenizer: Any, max_seq_len: int) -> None:
         self._template: PromptTemplate = config.prompt
-        items = dataset.items(config.prompt.columns).to_pylist()
-        clauses = [config.prompt.clauses(item) for item in items]
+        clauses = config.prompt.clauses_batch(dataset.items(config.prompt.columns))
         self.rows = np.flatnonzero([bool(entry) for entry in clauses])
         self.item_ids = dataset.item_ids
         self._clauses = clauses
