@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
-.PHONY: env demo beauty test test-vllm browser lint format clean
+.PHONY: env demo beauty test test-vllm browser bench lint format clean
 
 env: .venv/.ready
 
@@ -66,6 +66,12 @@ test-vllm:
 	@$(subst $(BIN),$(VLLM_BIN),$(PIP)) --no-deps $(TORCH)
 	@$(subst $(BIN),$(VLLM_BIN),$(PIP)) --no-deps --requirement $<
 	@touch $@
+
+# Side by side with peers, and what a night costs; quiet machines give true figures. Minutes to an hour.
+bench: env
+	PYTHONPATH=. $(BIN)/python benchmarks/embed.py
+	PYTHONPATH=. $(BIN)/python benchmarks/embed_incremental.py
+	PYTHONPATH=. $(BIN)/python benchmarks/embed_memory.py
 
 lint: env
 	$(BIN)/ruff check .

@@ -34,9 +34,9 @@ Records = dict[int, dict[str, Any]]
 def run_embed(config: EmbedConfig) -> None:
     """Embeds what changed in a dataset's catalogue since the root's newest snapshot, keeps the rest, and publishes.
 
-    A snapshot's id is the fingerprint of its parent and of all that determines its vectors. So a rerun of a job that
-    was cut off goes on in the same folder, after the shards that are complete, and another catalogue or encoder never
-    mixes with it.
+    A snapshot's id is the fingerprint of its parent, its number of shards and all that determines its vectors. So a
+    rerun of a job that was cut off goes on in the same folder, after the shards that are complete, and another
+    catalogue or encoder never mixes with it.
 
     Raises:
         InputError: no such dataset or encoder, a prompt attribute that the catalogue lacks, nothing to embed, vectors
@@ -167,7 +167,7 @@ def _summary(records: Records, dataset: Dataset, plan: SnapshotPlan) -> dict[str
 
 
 def _check_refused(counts: dict[str, int], uri: str, max_share: float) -> None:
-    share = counts["refused"] / (counts["total"] + counts["refused"])
+    share = counts["refused"] / max(1, counts["total"] + counts["refused"])
     if share > max_share or not counts["total"]:
         raise InputError(
             f"embed: {counts['refused']:,} items could not be embedded, {share:.1%} of all; expected at most "

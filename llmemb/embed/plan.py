@@ -115,11 +115,12 @@ def plan_snapshot(
         device=device,
         gpus_per_worker=config.engine.gpus_per_worker,
     )
-    snapshot_id = storage.fingerprint(identity | {"parent": parent.snapshot_id if parent else None})
+    num_shards = _num_shards(dataset.num_items, parent, config.items_per_shard)
+    lineage = {"parent": parent.snapshot_id if parent else None, "num_shards": num_shards}
     return SnapshotPlan(
-        uri=storage.join(config.output, snapshot_id),
+        uri=storage.join(config.output, storage.fingerprint(identity | lineage)),
         item_files=tuple(dataset.item_files),
-        num_buckets=_num_shards(dataset.num_items, parent, config.items_per_shard),
+        num_buckets=num_shards,
         template=template,
         encoder=encoder,
         parent=_comparable(parent, identity),

@@ -140,6 +140,25 @@ def test_a_run_killed_between_manifest_and_latest_is_finished_by_the_next(
     assert latest(config.output).manifest["counts"]["total"] == len(FIRST)
 
 
+def test_a_rerun_with_another_cut_does_not_mix_with_the_shards_that_stand(
+    in_process, tiny_encoder, tmp_path, monkeypatch
+):
+    config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "check_parity", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_embed(config)
+    monkeypatch.setattr(pipeline, "check_parity", lambda *_: {"sample_items": 0, "min_cosine": 1.0})
+    run_embed(config.model_copy(update={"items_per_shard": 6}))
+    snapshot = latest(config.output)
+    item_ids = [item for table in snapshot.tables() for item in table.column("item_id").to_pylist()]
+    assert len(snapshot.manifest["files"]) == 64
+    assert sorted(item_ids) == sorted(FIRST)
+
+
 def test_a_file_of_other_items_in_the_way_is_not_overwritten(in_process, tiny_encoder, tmp_path):
     config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")
     run_embed(config)
