@@ -183,7 +183,7 @@ def copy(source: str, target: str) -> None:
     if filesystem is not target_filesystem:
         write_bytes(target, read_bytes(source))
         return
-    with _explained(source):
+    with _explained(f"{source} to {target}"):
         if isinstance(filesystem, LocalFileSystem):
             with _appearing(Path(target_path)) as temporary:
                 _link_or_copy(source_path, temporary)

@@ -82,7 +82,7 @@ def test_copy_replaces_and_outlives_its_source(root: str) -> None:
     storage.copy(source, target)
     storage.write_bytes(source, b"newer")
     assert storage.read_bytes(target) == b"new"
-    with pytest.raises(InputError, match="absent: no such file"):
+    with pytest.raises(InputError, match=r"absent to .*y: no such file"):
         storage.copy(storage.join(root, "absent"), target)
 
 
