@@ -22,8 +22,8 @@ from llmemb.data.interactions import (
     PLACE,
     Part,
     check_column,
-    read_parquet,
     read_records,
+    readable_rows,
     syntax_of,
 )
 from llmemb.data.records import Delimited, Record, Syntax
@@ -62,17 +62,14 @@ class CatalogueReader:
         yield from self._parquet(part) if part.file.suffix == ".parquet" else self._text(part)
 
     def _parquet(self, part: Part) -> Iterator[pl.DataFrame]:
-        first = part.first_row
-        for batch in read_parquet(part, None):
+        for rows, batch in readable_rows(part, None, self.refusals):
             frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
             check_column(self.item_id, frame.columns, part.file.uri)
             _check_name(self.item_id, frame.columns, part.file.uri)
-            rows = range(first + 1, first + 1 + frame.height)
             others = frame.drop(self.item_id)
             self.schema = attributes.plain_table(others[:0]).schema
-            ids, usable = self._ids(frame[self.item_id], rows, part)
+            ids, usable = self._ids(frame[self.item_id], rows.tolist(), part)
             yield pl.concat([ids, others.filter(usable)], how="horizontal")
-            first += frame.height
 
     def _text(self, part: Part) -> Iterator[pl.DataFrame]:
         layout = FORMATS[self.format]

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from llmemb import storage
 from llmemb.data import columns
@@ -89,12 +90,9 @@ class InteractionReader:
             yield pl.concat(gathered, how="vertical_relaxed")
 
     def _parquet(self, part: "Part") -> Iterator[pl.DataFrame]:
-        first = part.first_row
-        for batch in read_parquet(part, self.columns.needed):
+        for rows, batch in readable_rows(part, self.columns.needed, self.refusals):
             frame = pl.DataFrame(pl.from_arrow(batch))
-            rows = range(first + 1, first + 1 + frame.height)
-            yield self._typed({name: frame[name] for name in frame.columns}, rows, part, first)
-            first += frame.height
+            yield self._typed({name: frame[name] for name in frame.columns}, rows.tolist(), part, rows - 1)
 
     def _text(self, part: "Part") -> Iterator[pl.DataFrame]:
         layout = FORMATS[self.format].interactions
@@ -106,11 +104,14 @@ class InteractionReader:
             fields = zip(*(values for _, values in chunk), strict=True)
             raw: dict[str, Values] = dict(zip(needed, map(list, fields), strict=True))
             raw |= {name: [ids.get(value) for value in raw[name]] for name, ids in id_map.items()}
-            yield self._typed(raw, [row for row, _ in chunk], part, place)
+            places = np.arange(place, place + len(chunk))
+            yield self._typed(raw, [row for row, _ in chunk], part, places)
             place += len(chunk)
 
-    def _typed(self, raw: Mapping[str, Values], rows: Sequence[int], part: "Part", place: int) -> pl.DataFrame:
-        """One chunk's usable rows; ``rows`` are their numbers in the file."""
+    def _typed(
+        self, raw: Mapping[str, Values], rows: Sequence[int], part: "Part", places: NDArray[np.int64]
+    ) -> pl.DataFrame:
+        """One chunk's usable rows; ``rows`` are their numbers in the file, ``places`` what orders them there."""
         names, where = self.columns, part.file.uri
         frame: dict[str, pl.Series] = {}
         refused: columns.Refusals = {}
@@ -131,8 +132,8 @@ class InteractionReader:
             self.refusals.add(where, rows[index], reason)
         usable = np.ones(len(rows), dtype=bool)
         usable[list(refused)] = False
-        places = np.arange(len(rows)) + (part.index * MAX_ROWS_PER_FILE + place)
-        return self._filtered(pl.DataFrame(frame | {PLACE: places}).filter(usable))
+        frame[PLACE] = pl.Series(places + part.index * MAX_ROWS_PER_FILE)
+        return self._filtered(pl.DataFrame(frame).filter(usable))
 
     def _numeric(self) -> dict[str, str]:
         """Our names of the columns that hold numbers, with the files' names."""
@@ -236,6 +237,35 @@ def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.Record
             yield from parquet.iter_batches(RECORDS_PER_CHUNK, row_groups=part.row_groups, columns=needed)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{part.file.uri}: not Parquet: {' '.join(str(error).split())}") from error
+
+
+def readable_rows(
+    part: Part, needed: Sequence[str] | None, refusals: Refusals
+) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
+    """The same with the rows' numbers in the file, from 1; rows with text that is not UTF-8 are refused."""
+    first = part.first_row
+    for batch in read_parquet(part, needed):
+        bad = _not_utf8(batch)
+        rows = np.arange(first + 1, first + 1 + batch.num_rows)
+        first += batch.num_rows
+        if bad:
+            refusals.rows += len(bad)
+            refusals.add_all(part.file.uri, rows[bad].tolist(), "not UTF-8")
+            kept = np.delete(np.arange(batch.num_rows), bad)
+            rows, batch = rows[kept], batch.take(pa.array(kept))
+        yield rows, batch
+
+
+def _not_utf8(batch: pa.RecordBatch, start: int = 0) -> list[int]:
+    """The rows that hold bytes which are no text, found by halves."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        half = batch.num_rows // 2
+        if not half:
+            return [start]
+        return _not_utf8(batch.slice(0, half), start) + _not_utf8(batch.slice(half), start + half)
+    return []
 
 
 def read_records(

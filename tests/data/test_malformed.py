@@ -239,6 +239,30 @@ def test_every_parquet_row_is_used_or_counted(
     assert len(parts) == -(-len(users) // 3)
 
 
+def test_parquet_text_that_is_not_utf8_costs_its_own_row(tmp_path: Path) -> None:
+    def texts(*values: bytes) -> pa.Array:
+        return pa.array(values).view(pa.string())
+
+    log = {"user_id": texts(b"u", b"u\xff", b"u"), "item_id": ["a", "a", "b"], "timestamp": [1, 2, 3]}
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    items = {"item_id": ["a", "b", "c", "d"], "title": texts(b"A", b"B", b"\xed\xa0\x80", b"D")}
+    pq.write_table(pa.table(items), tmp_path / "items.parquet")
+    values = {
+        "items": str(tmp_path / "items.parquet"),
+        "interactions": str(tmp_path / "log.parquet"),
+        "output": str(tmp_path / "dataset"),
+        "filters": {"min_user_interactions": 0},
+        "refused_rows": {"max_share": 0.5},
+    }
+    run_prepare(PrepareConfig.model_validate(values))
+    dataset = Dataset.open(values["output"])
+    for table, row in (("interactions", 2), ("items", 3)):
+        report = dataset.info["refused_rows"][table]
+        assert report["counts"] == {"not UTF-8": 1}
+        assert report["examples"][0]["row"] == row
+    assert (sorted(dataset.item_ids), len(dataset.sequences.items)) == (["a", "b", "d"], 2)
+
+
 def test_quote_that_never_closes_costs_its_own_row(tmp_path: Path) -> None:
     layout = LAYOUTS["table csv"]
     log = [b"u,a,1", b'u,"a,2', *(b"u,a,%d" % at for at in range(3, 2000)), b'u,"b",2000']
