@@ -77,7 +77,7 @@ def test_a_llama_has_the_torch_engines_vectors(tiny_llama, pooling, normalize):
 @needs_vllm
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
-def test_the_embedding_job_publishes_its_vectors_after_comparing_all_with_the_torch_engines(
+def test_the_embedding_job_publishes_vectors_that_pass_its_comparison_with_the_torch_engine(
     tiny_dataset, tmp_path, ray_local
 ):
     from llmemb.embed.config import EmbedConfig
@@ -95,7 +95,9 @@ def test_the_embedding_job_publishes_its_vectors_after_comparing_all_with_the_to
     }
     run_embed(EmbedConfig.parse(settings))
     manifest = Snapshot.open(str(tmp_path)).manifest
-    assert manifest["counts"]["total"] == manifest["parity"]["sample_items"] == 38
+    assert manifest["counts"]["total"] == 38
+    assert manifest["parity"]["sample_items"] >= 20
+    assert manifest["parity"]["min_cosine"] >= 0.9999
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
