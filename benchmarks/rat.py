@@ -1,6 +1,6 @@
 """Seconds per epoch of training SASRec with full softmax: ours, and plain PyTorch loops, beside the matmul limit.
 
-    python benchmarks/rat.py --dataset runs/beauty/dataset [--hidden-dim 128] [--steps 100] [--threads 2]
+    python benchmarks/rat.py --dataset runs/beauty/dataset [--hidden-dim 128] [--steps 5] [--threads 2]
 
 All rows train the same model (2 blocks, length 50, about 1,024 positions a batch) on the same sequences in one run, a
 part of an epoch each, in turns; times are scaled to a whole epoch. The peers are what one writes first: cross-entropy
@@ -32,7 +32,7 @@ MAX_SEQ_LEN, TURNS = 50, 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True)
-    for name, default in {"hidden-dim": 128, "steps": 100, "threads": 2}.items():
+    for name, default in {"hidden-dim": 128, "steps": 5, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -18,14 +18,15 @@ class Transformer(nn.Module):
     Args:
         hidden_dim: Length of item vectors and states.
         max_seq_len: The longest sequence accepted.
-        causal: Whether an item sees only those before it, or all.
+
+    Attributes:
+        causal: Whether an item sees only itself and those before it, or all.
     """
 
-    def __init__(
-        self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float, causal: bool
-    ) -> None:
+    causal: bool
+
+    def __init__(self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float) -> None:
         super().__init__()
-        self.causal = causal
         self.positions = nn.Parameter(torch.zeros(max_seq_len, hidden_dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_heads=num_heads, dropout=dropout) for _ in range(num_blocks))
