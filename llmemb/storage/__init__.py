@@ -1,0 +1,61 @@
+"""Files at any URI: local paths, ``s3://`` and whatever else fsspec knows.
+
+Nothing here leans on rename across a store: an object is written whole, and a local file appears whole. A store's
+endpoint, region and credentials are found the way every AWS client finds them (environment, ``~/.aws``, role). What a
+store throttles, drops or answers with 5xx is tried again, with exponential backoff and jitter (botocore's "standard").
+"""
+
+from llmemb.storage.checksums import checksum, checksum_file, fingerprint
+from llmemb.storage.compare_and_swap import has_conditional_put, swap
+from llmemb.storage.filesystem import is_local
+from llmemb.storage.listing import Entry, content_key, exists, glob, list_files, list_folders, list_tree, size
+from llmemb.storage.objects import (
+    check_writable,
+    copy,
+    local_copy,
+    open_read,
+    read_bytes,
+    read_json,
+    remove,
+    upload,
+    write_bytes,
+    write_json,
+)
+from llmemb.storage.parquet import entry, parse_table, read_batches, read_table, table_bytes, write_table
+from llmemb.storage.paths import absolute, join, name
+
+__all__ = [
+    "Entry",
+    "absolute",
+    "check_writable",
+    "checksum",
+    "checksum_file",
+    "content_key",
+    "copy",
+    "entry",
+    "exists",
+    "fingerprint",
+    "glob",
+    "has_conditional_put",
+    "is_local",
+    "join",
+    "list_files",
+    "list_folders",
+    "list_tree",
+    "local_copy",
+    "name",
+    "open_read",
+    "parse_table",
+    "read_batches",
+    "read_bytes",
+    "read_json",
+    "read_table",
+    "remove",
+    "size",
+    "swap",
+    "table_bytes",
+    "upload",
+    "write_bytes",
+    "write_json",
+    "write_table",
+]

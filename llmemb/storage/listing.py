@@ -1,0 +1,97 @@
+"""What is there: names, sizes, times."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+from llmemb.storage.failures import explained
+from llmemb.storage.filesystem import filesystem_of
+from llmemb.storage.objects import open_read
+from llmemb.storage.paths import join
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object below a folder."""
+
+    uri: str
+    bytes: int
+    modified: datetime
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        return filesystem.exists(path)
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """The files directly in a folder whose names end so, sorted; empty where there is no such folder."""
+    return sorted(join(uri, entry) for entry in _names(uri, "file") if entry.endswith(suffix))
+
+
+def list_folders(uri: str) -> list[str]:
+    """The folders directly in a folder, sorted; empty where there is no such folder."""
+    return sorted(join(uri, entry) for entry in _names(uri, "directory"))
+
+
+def list_tree(uri: str) -> list[Entry]:
+    """Every object below a folder at any depth, sorted; empty where there is no such folder."""
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        found = filesystem.find(path, detail=True)
+    root = path.rstrip("/")
+    return [
+        Entry(join(uri, name.removeprefix(root).lstrip("/")), info["size"], _modified(info))
+        for name, info in sorted(found.items())
+    ]
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that a pattern such as ``s3://bucket/day=*/part-*.parquet`` matches, sorted."""
+    filesystem, path = filesystem_of(pattern)
+    with explained(pattern):
+        found = filesystem.glob(path, detail=True)
+    names = [name for name, info in found.items() if info["type"] == "file"]
+    return sorted(filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names)
+
+
+def size(uri: str) -> int:
+    """Bytes of an object.
+
+    Raises:
+        InputError: it is not there or may not be read.
+    """
+    return _info(uri)["size"]
+
+
+def content_key(uri: str) -> str:
+    """Names an object's content: the store's own tag for it where it has one, else the SHA-256, read in pieces."""
+    tag = _info(uri).get("ETag")
+    if tag:
+        return str(tag)
+    with open_read(uri) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+
+def _info(uri: str) -> dict[str, Any]:
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        return filesystem.info(path)
+
+
+def _names(uri: str, kind: str) -> list[str]:
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        if not filesystem.isdir(path):
+            return []
+        entries = filesystem.ls(path, detail=True, refresh=True)
+    return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == kind]
+
+
+def _modified(info: dict[str, Any]) -> datetime:
+    """As the file system calls it: s3fs, local and sshfs, gcsfs, memory."""
+    moment = next(info[key] for key in ("LastModified", "mtime", "updated", "created") if info.get(key) is not None)
+    return datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment

@@ -1,0 +1,152 @@
+"""Objects read, written whole, copied and deleted."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from fsspec.implementations.local import LocalFileSystem
+
+from llmemb.errors import InputError
+from llmemb.storage.failures import explained
+from llmemb.storage.filesystem import filesystem_of, reading
+from llmemb.storage.paths import join
+
+
+def open_read(uri: str) -> BinaryIO:
+    """An object as a stream, for what may be too large to hold.
+
+    Raises:
+        InputError: it is not there or may not be read.
+    """
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        return cast(BinaryIO, filesystem.open(path, "rb"))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object.
+
+    Raises:
+        InputError: it is not there or may not be read.
+    """
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        return filesystem.cat_file(path, **reading(filesystem))
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Writes an object whole: on a local disk through a temporary file beside it, elsewhere as one put.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        if isinstance(filesystem, LocalFileSystem):
+            with _appearing(Path(path)) as temporary:
+                temporary.write_bytes(content)
+        else:
+            filesystem.pipe_file(path, content)
+
+
+def copy(source: str, target: str) -> None:
+    """Copies an object without its content passing through here, where both are in one store.
+
+    A local copy is a hard link where the disk has them: nothing here writes into a file that stands.
+
+    Raises:
+        InputError: there is no such object, or the place cannot be written.
+    """
+    (filesystem, source_path), (target_filesystem, target_path) = filesystem_of(source), filesystem_of(target)
+    if filesystem is not target_filesystem:
+        write_bytes(target, read_bytes(source))
+        return
+    with explained(f"{source} to {target}"):
+        if isinstance(filesystem, LocalFileSystem):
+            with _appearing(Path(target_path)) as temporary:
+                _link_or_copy(source_path, temporary)
+        else:
+            filesystem.cp_file(source_path, target_path)
+
+
+def remove(uri: str) -> None:
+    """Deletes an object or a folder; nothing happens where there is none."""
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+
+def read_json(uri: str) -> Any:
+    try:
+        return json.loads(read_bytes(uri))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{uri}: not JSON: {error}") from error
+
+
+def write_json(uri: str, value: object) -> None:
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def check_writable(folder: str) -> None:
+    """Finds out before any work whether a folder can be written.
+
+    Raises:
+        InputError: it cannot.
+    """
+    probe = join(folder, ".writable")
+    write_bytes(probe, b"")
+    remove(probe)
+
+
+@contextlib.contextmanager
+def local_copy(folder: str) -> Iterator[Path]:
+    """The folder on a local disk: itself, or a temporary download for libraries that read paths only."""
+    filesystem, path = filesystem_of(folder)
+    if isinstance(filesystem, LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="llmemb-") as target:
+        with explained(folder):
+            filesystem.get(path.rstrip("/") + "/", target, recursive=True, **reading(filesystem))
+        yield Path(target)
+
+
+def upload(source: Path, folder: str) -> None:
+    """Copies a local folder's files to a URI."""
+    filesystem, path = filesystem_of(folder)
+    with explained(folder):
+        if isinstance(filesystem, LocalFileSystem):
+            shutil.copytree(source, path, dirs_exist_ok=True)
+            return
+        for file in sorted(source.rglob("*")):
+            if file.is_file():
+                filesystem.put_file(str(file), f"{path}/{file.relative_to(source).as_posix()}")
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a local file, which becomes that file at the end and vanishes on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link_or_copy(source: str, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        shutil.copyfile(source, target)

@@ -1,0 +1,67 @@
+"""Parquet files, and their entries in manifests."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmemb.errors import InputError
+from llmemb.storage.checksums import checksum
+from llmemb.storage.failures import explained
+from llmemb.storage.filesystem import filesystem_of
+from llmemb.storage.objects import read_bytes, write_bytes
+from llmemb.storage.paths import name
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file.
+
+    Raises:
+        InputError: it is not there or not Parquet.
+    """
+    return parse_table(read_bytes(uri), uri, columns)
+
+
+def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> pa.Table:
+    """The same from bytes that were read already."""
+    try:
+        return pq.read_table(io.BytesIO(content), columns=columns)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{uri}: not Parquet: {error}") from error
+
+
+def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
+    """These columns of one Parquet file, by ranged reads, in batches of at most so many rows.
+
+    Raises:
+        InputError: it is not there or not Parquet.
+    """
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        try:
+            # No read-ahead: the next column is not wanted.
+            with filesystem.open(path, "rb", cache_type="none") as file:
+                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(num_rows, columns=columns)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{uri}: not Parquet: {error}") from error
+
+
+def write_table(uri: str, table: pa.Table, **options: Any) -> dict[str, Any]:
+    """Writes one Parquet file and returns its manifest entry."""
+    content = table_bytes(table, **options)
+    write_bytes(uri, content)
+    return entry(uri, table.num_rows, content)
+
+
+def table_bytes(table: pa.Table, **options: Any) -> bytes:
+    """A Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", **options)
+    return buffer.getvalue()
+
+
+def entry(uri: str, rows: int, content: bytes) -> dict[str, Any]:
+    """The manifest entry of a file: file, rows, bytes, sha256."""
+    return {"file": name(uri), "rows": rows, "bytes": len(content), "sha256": checksum(content)}

@@ -1,0 +1,81 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from llmemb import storage
+from llmemb.errors import InputError
+
+
+def test_object_reads_back_as_written(root: str) -> None:
+    uri = storage.join(root, "a", "b.bin")
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"two")
+    assert storage.exists(uri)
+    assert storage.read_bytes(uri) == b"two"
+
+
+def test_json_reads_back_as_written(root: str) -> None:
+    storage.write_json(storage.join(root, "x.json"), {"ü": [1, None]})
+    assert storage.read_json(storage.join(root, "x.json")) == {"ü": [1, None]}
+
+
+def test_copy_replaces_and_outlives_its_source(root: str) -> None:
+    source, target = storage.join(root, "x"), storage.join(root, "deep", "y")
+    storage.write_bytes(target, b"old")
+    storage.write_bytes(source, b"new")
+    storage.copy(source, target)
+    storage.write_bytes(source, b"newer")
+    assert storage.read_bytes(target) == b"new"
+    with pytest.raises(InputError, match=r"absent to .*y: no such file"):
+        storage.copy(storage.join(root, "absent"), target)
+
+
+def test_copy_between_stores(root: str, tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"one")
+    storage.copy(str(tmp_path / "x"), storage.join(root, "y"))
+    assert storage.read_bytes(storage.join(root, "y")) == b"one"
+
+
+def test_remove_takes_files_and_folders_and_forgives_absence(root: str) -> None:
+    storage.write_bytes(storage.join(root, "a", "b"), b"x")
+    storage.remove(storage.join(root, "a"))
+    storage.remove(storage.join(root, "a"))
+    assert not storage.exists(storage.join(root, "a", "b"))
+
+
+def test_local_copy_and_upload_carry_a_folder(root: str, tmp_path: Path) -> None:
+    (tmp_path / "source" / "deep").mkdir(parents=True)
+    (tmp_path / "source" / "deep" / "x.txt").write_text("x")
+    storage.upload(tmp_path / "source", storage.join(root, "model"))
+    with storage.local_copy(storage.join(root, "model")) as folder:
+        assert (folder / "deep" / "x.txt").read_text() == "x"
+
+
+def test_checking_leaves_nothing_behind(root: str) -> None:
+    storage.check_writable(root)
+    assert storage.list_files(root) == []
+
+
+@pytest.mark.parametrize("root", ["s3://plain", "s3://faulty"], indirect=True)
+def test_large_objects_go_in_parts(root: str) -> None:
+    content = os.urandom(1 << 20) * 120
+    storage.write_bytes(storage.join(root, "large"), content)
+    assert storage.read_bytes(storage.join(root, "large")) == content
+
+
+def test_interrupted_write_leaves_the_old_content_and_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "x.json")
+    storage.write_bytes(uri, b"old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(uri, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert storage.read_bytes(uri) == b"old"
