@@ -7,7 +7,7 @@ import numpy as np
 
 from llmemb import storage, vectors
 from llmemb.buckets import buckets
-from llmemb.embed.snapshot import LATEST_FILE, Snapshot
+from llmemb.embed.snapshot import FORMAT, LATEST_FILE, Snapshot
 from llmemb.prompts import prompt_hash
 from llmemb.vectors import MANIFEST_FILE
 
@@ -41,7 +41,7 @@ def write_snapshot(
         part = vectors.to_table(here, rows, dtype, hashes)
         entries.append(vectors.write(storage.join(uri, f"part-{index:05d}.parquet"), part))
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "snapshot_id": snapshot_id,
         "parent": f"{night - 1:016x}" if night else None,
         "created_at": (FIRST_NIGHT + timedelta(days=night)).isoformat(),

@@ -23,7 +23,7 @@ from llmemb.embed.shards import (
     write_refused,
     write_shard,
 )
-from llmemb.embed.snapshot import Snapshot, is_published, latest, point_latest, publish
+from llmemb.embed.snapshot import FORMAT, Snapshot, is_published, latest, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
@@ -153,7 +153,7 @@ def _summary(records: Records, dataset: Dataset, plan: SnapshotPlan) -> dict[str
     names = ("new", "changed", "kept", "deleted", "refused")
     counts = {name: sum(record["counts"][name] for record in records.values()) for name in names}
     return {
-        "format": 2,
+        "format": FORMAT,
         "snapshot_id": storage.name(plan.uri),
         "created_at": datetime.now(UTC).isoformat(),
         "dataset": dataset.fingerprint,

@@ -2,7 +2,7 @@
 
 The manifest's keys:
 
-- ``format``; ``snapshot_id``; ``parent``, what LATEST named when the run began, or null; ``created_at``, ISO 8601, UTC;
+- ``format``, 2; ``snapshot_id``; ``parent``, what LATEST named when the run began, or null; ``created_at``, ISO 8601, UTC;
 - ``files``: ``file, rows, bytes, sha256`` of every part; file ``i`` of ``n`` holds bucket ``i`` of ``n``
   (:mod:`llmemb.buckets`); ``refused_file``: the same for ``refused.parquet``, null where nothing was refused;
 - ``counts``: ``total`` = ``new + changed + kept`` vectors, against the parent; ``deleted``, vectors of the parent that
@@ -26,6 +26,7 @@ from llmemb import storage, vectors
 from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID, MANIFEST_FILE
 
+FORMAT = 2
 LATEST_FILE = "LATEST"
 
 
@@ -41,14 +42,20 @@ class Snapshot:
         """Opens a snapshot folder, or the newest snapshot of a root.
 
         Raises:
-            InputError: no snapshot has been published there.
+            InputError: no snapshot has been published there, or one of another format.
         """
         if not storage.exists(storage.join(uri, MANIFEST_FILE)):
             latest = latest_id(uri)
             if latest is None:
                 raise InputError(f"embeddings: {uri} has no {MANIFEST_FILE} and no {LATEST_FILE}: nothing published")
             uri = storage.join(uri, latest)
-        return cls(uri, storage.read_json(storage.join(uri, MANIFEST_FILE)))
+        manifest = storage.read_json(storage.join(uri, MANIFEST_FILE))
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
+            raise InputError(
+                f"embeddings: {uri}/{MANIFEST_FILE} is of format {found}; expected {FORMAT}, as embed writes it now"
+            )
+        return cls(uri, manifest)
 
     @property
     def snapshot_id(self) -> str:

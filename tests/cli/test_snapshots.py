@@ -61,6 +61,15 @@ def test_gc_deletes_only_when_told(root):
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "verify", "diff", "gc"])
+def test_a_snapshot_of_another_format_is_one_line(tmp_path, command):
+    snapshot = write_snapshot(str(tmp_path), {"i0": "thing"}, format=1)
+    result = run(command, str(tmp_path), code=2)
+    assert result.stderr == (
+        f"error: embeddings: {snapshot.uri}/manifest.json is of format 1; expected 2, as embed writes it now\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "verify", "diff", "gc"])
 def test_bad_input_is_one_line(tmp_path, command):
     result = run(command, str(tmp_path), code=2)
     assert result.stderr.startswith("error: embeddings: ")

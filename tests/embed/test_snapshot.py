@@ -15,7 +15,7 @@ import pytest
 from llmemb import storage
 from llmemb.embed import pipeline, shards
 from llmemb.embed.pipeline import run_embed
-from llmemb.embed.snapshot import Snapshot, latest, latest_id, publish
+from llmemb.embed.snapshot import FORMAT, Snapshot, latest, latest_id, publish
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
 from tests.embed.test_incremental import FIRST, SECOND, settings
@@ -33,7 +33,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def manifest(snapshot_id: str) -> dict:
-    return {"snapshot_id": snapshot_id, "files": []}
+    return {"format": FORMAT, "snapshot_id": snapshot_id, "files": []}
 
 
 def test_latest_moves_from_the_parent_and_from_nowhere_else(root):
