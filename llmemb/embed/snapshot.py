@@ -2,7 +2,7 @@
 
 The manifest's keys:
 
-- ``format``, 2; ``snapshot_id``; ``parent``, what LATEST named when the run began, or null; ``created_at``, ISO 8601, UTC;
+- ``format``; ``snapshot_id``; ``parent``, what LATEST named when the run began, or null; ``created_at``, ISO 8601, UTC;
 - ``files``: ``file, rows, bytes, sha256`` of every part; file ``i`` of ``n`` holds bucket ``i`` of ``n``
   (:mod:`llmemb.buckets`); ``refused_file``: the same for ``refused.parquet``, null where nothing was refused;
 - ``counts``: ``total`` = ``new + changed + kept`` vectors, against the parent; ``deleted``, vectors of the parent that
