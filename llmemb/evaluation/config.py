@@ -80,6 +80,9 @@ class EvaluateConfig(JobConfig):
     models: tuple[str, ...] = ()
     """Recommenders, in the order of the report; their labels come from their ``recommender.json``. Those that differ
     only in their seed become one row: mean and deviation."""
+    across_datasets: bool = False
+    """Models may come from other datasets, such as last night's: they rank the items that they know, all others come
+    last. Each is a row of its own then, whatever its seed."""
     rankings: tuple[ImportedRanking, ...] = ()
     """Lists made by other systems."""
     embeddings: str | None = None

@@ -15,6 +15,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation.baselines import Popularity, TextSimilarity
+from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
 from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
 
@@ -77,10 +78,13 @@ def load_text_similarity(snapshot_uri: str, dataset_uri: str, *, last_items: int
     return TextSimilarity(vectors, last_items=last_items)
 
 
-def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]:
+def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datasets: bool = False) -> list[Entrant]:
     """The recommenders at some URIs, those that differ only in their seeds as one; in the order of the first of each.
 
     Different ones of one label get their folders' names added.
+
+    Args:
+        across_datasets: Takes models of other datasets too, and none for another's seed.
 
     Raises:
         InputError: one is missing, given twice, or was trained on another dataset.
@@ -89,10 +93,10 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]
         raise InputError("models: the same recommender is given twice")
     groups: dict[str, list[Run]] = {}
     for uri in uris:
-        run = _recommender_run(uri, dataset)
+        run = _recommender_run(uri, dataset, across_datasets=across_datasets)
         key = storage.fingerprint([run.info["label"], _settings(run.info)])
         # A seed that is there already is another model under the same settings, not another sample of it.
-        if any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
+        if across_datasets or any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
             key = uri
         groups.setdefault(key, []).append(run)
     labels = Counter(runs[0].info["label"] for runs in groups.values())
@@ -102,8 +106,12 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset) -> list[Entrant]
     ]
 
 
-def load_recommender(uri: str) -> Scorer:
+def load_recommender(uri: str) -> Recommender:
     return Recommender.load(uri, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_translated(uri: str, dataset_uri: str) -> Scorer:
+    return Translated(load_recommender(uri), Dataset.open(dataset_uri).item_ids)
 
 
 def item_embeddings(entrant: Entrant) -> NDArray[np.float32] | None:
@@ -113,17 +121,21 @@ def item_embeddings(entrant: Entrant) -> NDArray[np.float32] | None:
     return None if embeddings is None else torch.as_tensor(embeddings).cpu().numpy().astype(np.float32)
 
 
-def _recommender_run(uri: str, dataset: Dataset) -> Run:
+def _recommender_run(uri: str, dataset: Dataset, *, across_datasets: bool) -> Run:
     file = storage.join(uri, RECOMMENDER_FILE)
     if not storage.exists(file):
         raise InputError(f"models: {uri} has no {RECOMMENDER_FILE}: expected the output of a finished rat job")
     info = storage.read_json(file)
-    if info["dataset"] != dataset.fingerprint:
+    is_of_another = info["dataset"] != dataset.fingerprint
+    if is_of_another and not across_datasets:
         raise InputError(
             f"models: {uri} was trained on dataset {info['dataset']}, "
             f"but {dataset.uri} is dataset {dataset.fingerprint}; expected models of this dataset"
         )
     seed = info.get("training", {}).get("seed")
+    if is_of_another:
+        load = functools.partial(load_translated, uri, dataset.uri)
+        return Run(storage.fingerprint([uri, info, dataset.fingerprint]), load, uri, seed, info)
     return Run(storage.fingerprint([uri, info]), functools.partial(load_recommender, uri), uri, seed, info)
 
 

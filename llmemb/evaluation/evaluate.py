@@ -96,7 +96,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
 def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot | None) -> list[Entrant]:
     """All that the config names, baselines first; InputError where one is missing or does not belong to the dataset."""
     entrants = [popularity_entrant(dataset)]
-    recommenders = recommender_entrants(config.models, dataset)
+    recommenders = recommender_entrants(config.models, dataset, across_datasets=config.across_datasets)
     if snapshot is not None:
         entrants.append(text_similarity_entrant(snapshot, dataset, last_items=config.text_similarity.last_items))
     entrants += recommenders

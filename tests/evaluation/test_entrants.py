@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmemb import storage
+from llmemb.errors import InputError
 from llmemb.evaluation.entrants import recommender_entrants
 
 DATASET: Any = SimpleNamespace(fingerprint="d0", uri="dataset")
@@ -44,3 +45,14 @@ def test_labels_keep_models_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("training", [{}, {"model": {}}])
 def test_without_seeds_nothing_is_pooled(training: dict[str, Any], tmp_path: Path) -> None:
     assert groups(tmp_path, a=dict(training), b=dict(training)) == {"ours (a)": [None], "ours (b)": [None]}
+
+
+def test_across_datasets_each_model_is_an_entrant_of_its_own(tmp_path: Path) -> None:
+    for name, dataset in (("a", "d0"), ("b", "last night's")):
+        info = {"label": "ours", "dataset": dataset, "training": {"seed": len(name)}}
+        storage.write_json(f"{tmp_path}/{name}/recommender.json", info)
+    uris = [f"{tmp_path}/a", f"{tmp_path}/b"]
+    with pytest.raises(InputError, match="expected models of this dataset"):
+        recommender_entrants(uris, DATASET)
+    found = recommender_entrants(uris, DATASET, across_datasets=True)
+    assert [entrant.label for entrant in found] == ["ours (a)", "ours (b)"]
