@@ -1,7 +1,7 @@
 """The snapshots of a root: which there are, which runs were cut off, and which may go."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -75,12 +75,15 @@ class Sweep:
         return sum(map(snapshot_bytes, self.snapshots)) + sum(run.bytes for run in self.unfinished)
 
 
-def plan_sweep(history: History, *, keep: int, unfinished_age: timedelta) -> Sweep:
+def plan_sweep(
+    history: History, *, keep: int, unfinished_age: timedelta, pinned: Mapping[str, str] | None = None
+) -> Sweep:
     """Keeps the newest snapshots, the one that LATEST names and its parent, and runs that may still be going.
 
     Args:
         keep: How many of the newest.
         unfinished_age: A run that has written nothing for so long is taken to be dead.
+        pinned: Snapshots that somebody uses, by id, and who.
     """
     kept = {snapshot.snapshot_id: f"one of the newest {keep}" for snapshot in history.published[:keep]}
     for snapshot in history.published:
@@ -89,6 +92,8 @@ def plan_sweep(history: History, *, keep: int, unfinished_age: timedelta) -> Swe
             parent = snapshot.manifest["parent"]
             if any(other.snapshot_id == parent for other in history.published):
                 kept[parent] = f"the parent of {LATEST_FILE}"
+    published = {snapshot.snapshot_id for snapshot in history.published}
+    kept |= {name: reason for name, reason in (pinned or {}).items() if name in published}
     running = [run for run in history.unfinished if run.age < unfinished_age]
     kept |= {storage.name(run.uri): f"unfinished, last written {_hours(run.age)} h ago" for run in running}
     return Sweep(

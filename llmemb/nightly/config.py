@@ -1,0 +1,124 @@
+"""Settings of the nightly job."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from llmemb import storage
+from llmemb.config import Config, JobConfig
+from llmemb.embed.config import EmbedConfig
+from llmemb.evaluation.config import EvaluateConfig
+from llmemb.metrics.measure import metric_names
+from llmemb.rat.config import RatConfig
+
+EMBEDDINGS_FOLDER, RECOMMENDERS_FOLDER, EVALUATIONS_FOLDER = "embeddings", "recommenders", "evaluations"
+FILLED = {
+    "embed": ("dataset",),
+    "rat": ("dataset", "embeddings", "collaborative", "output"),
+    "evaluate": ("dataset", "embeddings", "models", "rankings", "output", "across_datasets"),
+}
+"""The keys of each step that the night sets itself."""
+
+
+class RetrainConfig(Config):
+    """When a recommender is trained: at the first of these."""
+
+    every_nights: int = Field(default=7, ge=1)
+    """So many nights after the last training; 1 is every night."""
+    changed_share: float = Field(default=0.05, gt=0)
+    """Since the last training, so many items are new, changed or deleted, as a share of the catalogue."""
+
+
+class PublishConfig(Config):
+    """What a new recommender must reach to become the live one."""
+
+    metric: str = "ndcg@10"
+    protocol: Literal["full", "filtered"] = "full"
+    slices: tuple[Literal["overall", "head", "tail", "cold"], ...] = ("overall", "tail")
+    margin: float = Field(default=0.02, ge=0, lt=1)
+    """It is published with at least ``1 - margin`` times the live one's figure, in each slice."""
+
+    @field_validator("slices")
+    @classmethod
+    def _some_slice(cls, slices: tuple[str, ...]) -> tuple[str, ...]:
+        if not slices:
+            raise ValueError("expected one slice or more")
+        return slices
+
+
+class KeepConfig(Config):
+    """What cleaning up leaves, beside whatever is live, is LATEST, or still being made."""
+
+    snapshots: int = Field(default=7, ge=1)
+    recommenders: int = Field(default=3, ge=1)
+    """And as many evaluations."""
+    unfinished_hours: float = Field(default=48, ge=0)
+    """What was never finished goes once nothing has been written into it for so long."""
+
+
+class NightlyConfig(JobConfig):
+    """One night: embeds what changed, trains when it is due, and publishes what is not worse than what is live."""
+
+    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
+
+    dataset: str
+    output: str
+    """The root of all nights: ``LIVE``, ``recommenders/``, ``evaluations/``, ``nights/`` and, by default,
+    ``embeddings/``."""
+    embed: EmbedConfig
+    """As for the embed job, without ``dataset``; its ``output`` may be another root."""
+    rat: RatConfig
+    """As for the rat job, without its inputs and ``output``."""
+    evaluate: EvaluateConfig
+    """As for the evaluate job, without its inputs and ``output``."""
+    retrain: RetrainConfig = RetrainConfig()
+    publish: PublishConfig = PublishConfig()
+    keep: KeepConfig = KeepConfig()
+    lease_seconds: float = Field(default=120, gt=0)
+    """The lease is renewed all the time; so long after its night was killed, another may begin."""
+    webhook_variable: str | None = None
+    """The environment variable that holds a URL to which the summary is posted. The URL itself is a secret, and has no
+    place in a config."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """Gives each step its inputs and outputs, so that they are checked as what they are."""
+        if not isinstance(values, dict) or not {"dataset", "output"} <= values.keys():
+            return values
+        dataset, output = str(values["dataset"]), str(values["output"])
+        embeddings = storage.join(output, EMBEDDINGS_FOLDER)
+        steps = {step: values.get(step) or {} for step in FILLED}
+        for step, keys in FILLED.items():
+            if not isinstance(steps[step], dict):
+                return values
+            if written := [key for key in keys if key in steps[step]]:
+                raise ValueError(f"{step}.{written[0]} is set by the night itself: expected no value")
+        steps["embed"] = {"output": embeddings} | steps["embed"] | {"dataset": dataset}
+        recommenders = storage.join(output, RECOMMENDERS_FOLDER)
+        inputs = {"dataset": dataset, "embeddings": steps["embed"]["output"]}
+        steps["rat"] = steps["rat"] | inputs | {"output": recommenders}
+        evaluate = inputs | {"models": [recommenders], "across_datasets": True}
+        steps["evaluate"] = steps["evaluate"] | evaluate | {"output": storage.join(output, EVALUATIONS_FOLDER)}
+        return values | {
+            "embed": {key: EmbedConfig._resolve(key, value) for key, value in steps["embed"].items()},
+            "rat": steps["rat"],
+            "evaluate": steps["evaluate"],
+        }
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Self:
+        known = metric_names(self.evaluate.ks)
+        if self.publish.metric not in known:
+            raise ValueError(f"publish.metric: expected one of {', '.join(known)}, got {self.publish.metric!r}")
+        return self
+
+    def to_yaml(self) -> str:
+        """Without what the night fills in, so that it can be read again."""
+        import yaml
+
+        values = self.model_dump(mode="json")
+        for step, keys in FILLED.items():
+            for key in keys:
+                del values[step][key]
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
