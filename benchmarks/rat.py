@@ -76,7 +76,7 @@ def make_model(num_items: int, dim: int) -> TrainableRecommender:
 
 def ours(sequences: Sequences, num_items: int, dim: int, steps: int) -> int:
     schedule = Schedule(**TrainingConfig().model_dump(), adapter_rate=1.0)
-    loop = TrainingLoop(make_model(num_items, dim), sequences, schedule, seed=0, align=None, worker=Worker())
+    loop = TrainingLoop(make_model(num_items, dim), sequences, schedule, seed=0, worker=Worker())
     objective, trained = NextItem(sequences, max_seq_len=MAX_SEQ_LEN, batch_positions=1024), 0
     for step, batch in enumerate(objective.batches(seed=0, epoch=0)):
         if step == steps:

@@ -17,21 +17,14 @@ WORDS = _WORDS.split()
 def write_tiny_encoder(path: Path) -> Path:
     """A random two-layer BERT of 32 dimensions with a word-level tokenizer, as a sentence-transformers folder."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel
 
     from llmemb.encoder.folder import write_layout
 
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-    fast.model_max_length = 64
-    fast.save_pretrained(path)
+    _tiny_tokenizer().save_pretrained(path)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=4 + len(WORDS),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -41,6 +34,20 @@ def write_tiny_encoder(path: Path) -> Path:
     BertModel(config, add_pooling_layer=False).save_pretrained(path)
     write_layout(path, embedding_dim=32, pooling="mean", normalize=True, max_seq_len=64)
     return path
+
+
+def _tiny_tokenizer() -> Any:
+    """Whole words, and four special tokens before them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.model_max_length = 64
+    return fast
 
 
 def hashed_titles(num_items: int, *, start: int = 0, night: int = 0) -> Iterator[tuple[str, str]]:
@@ -62,3 +69,26 @@ def write_catalogue(folder: Path, titles: Mapping[str, str | None], *, num_files
     info = {"counts": {"items": len(item_ids)}, "files": {"items": entries}}
     storage.write_json(str(folder / "dataset.json"), info | {"fingerprint": storage.fingerprint(info)})
     return str(folder)
+
+
+def write_tiny_llama(path: Path, *, with_head: bool = True) -> Path:
+    """A random two-layer Llama of 32 dimensions with the same tokenizer; without its head it cannot generate."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+    _tiny_tokenizer().save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4 + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        initializer_range=0.5,  # with the usual 0.02 all its answers are alike
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )
+    (LlamaForCausalLM if with_head else LlamaModel)(config).save_pretrained(path)
+    return path

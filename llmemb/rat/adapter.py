@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 AdapterKind = Literal["linear", "mlp", "paper"]
+"""Those that are trained; ``pca``, which is not, is :func:`principal_components`."""
 Scaling = Literal["standardise", "whiten", "none"]
 MIN_SCALE = 1e-6
 MAX_ROWS_TO_FIT = 2**17
@@ -65,6 +66,17 @@ def start_at_principal_components(
     with torch.no_grad():
         linear.weight[: len(used)] = (used * length / present).to(linear.weight)
         linear.bias.zero_()
+
+
+def principal_components(
+    embeddings: Float[Tensor, "item embedding"], hidden_dim: int, *, length: float
+) -> Float[Tensor, "item dim"]:
+    """Their first principal components, as vectors of that root mean square length; zero beyond their number."""
+    linear = nn.Linear(embeddings.shape[1], hidden_dim)
+    nn.init.zeros_(linear.weight)
+    start_at_principal_components(linear, embeddings, length=length)
+    with torch.no_grad():
+        return linear(embeddings)
 
 
 def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Float[Tensor, "item embedding"]:

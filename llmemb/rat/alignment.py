@@ -6,8 +6,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llmemb import contrastive
+from llmemb.rat.training import Auxiliary, Step, TrainableRecommender
 
 AlignmentLoss = Literal["info_nce", "paper"]
+
+
+class CollaborativeAlignment(Auxiliary):
+    """The alignment as a part of the training, times its weight (the paper's gamma)."""
+
+    collaborative: Tensor
+
+    def __init__(
+        self, collaborative: Float[Tensor, "item dim"], *, loss: AlignmentLoss, weight: float, temperature: float
+    ) -> None:
+        super().__init__()
+        self.register_buffer("collaborative", collaborative, persistent=False)
+        self._loss, self._weight, self._temperature = loss, weight, temperature
+
+    def loss(self, model: TrainableRecommender, step: Step) -> Float[Tensor, ""]:
+        collaborative = self.collaborative[step.rows]
+        return self._weight * alignment_loss(self._loss, step.embeddings, collaborative, temperature=self._temperature)
 
 
 def alignment_loss(

@@ -1,11 +1,19 @@
 """Settings of the RAT job."""
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig
+from llmemb.prompts import PromptTemplate
 from llmemb.rat.criterion import CriterionName
+from llmemb.rat.methods import METHODS
+from llmemb.rat.methods.llm2x import Llm2xConfig
+from llmemb.rat.methods.melt import MeltConfig
+from llmemb.rat.methods.method import Method
+from llmemb.rat.methods.said import SaidConfig
+from llmemb.rat.methods.tslrec import TslrecConfig
 from llmemb.srs.backbone import find_backbone
 from llmemb.srs.encoder import Similarity
 
@@ -35,14 +43,17 @@ class ModelConfig(Config):
 class AdapterConfig(Config):
     """From LLM embeddings to item embeddings (method llmemb)."""
 
-    kind: Literal["linear", "mlp", "paper"] = "linear"
-    """``paper`` is two linear layers with nothing between, at random initial weights; the others start at a PCA."""
+    kind: Literal["linear", "mlp", "paper", "pca"] = "linear"
+    """``paper`` is two linear layers with nothing between, at random initial weights; ``pca`` is the projection on the
+    principal components, and nothing of it is trained (the ablation without adapter); the others start there."""
     scaling: Literal["standardise", "whiten", "none"] = "standardise"
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
     start_length: float = Field(default=0.3, gt=0)
     """How long adapted vectors are at first, in the mean; ID vectors have more of a say beside short ones."""
     learning_rate_factor: float = Field(default=0.05, ge=0)
     """The adapter's rate in that of all else: a fast one follows the popular items and forgets the text."""
+    freeze_embeddings: bool = True
+    """Off, the LLM's own table is trained too, from where it stands (the ablation without freezing)."""
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
@@ -120,23 +131,47 @@ class EngineConfig(Config):
     """How often training goes on, from its last epoch, after losing a worker."""
 
 
+MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_sum"]
+LANGUAGE_MODEL_KEYS = ("base_model", "item_vectors")
+OWN_KEYS: Mapping[str, tuple[str, ...]] = {
+    "llm2x": ("llm2x",),
+    "melt": ("melt",),
+    "said": ("said", "prompt", *LANGUAGE_MODEL_KEYS),
+    "tslrec": ("tslrec", *LANGUAGE_MODEL_KEYS),
+}
+"""Keys that only these methods read: they are no part of what any other makes."""
+EXPECTED = {
+    "embeddings": "the URI of a snapshot",
+    "base_model": "a language model's folder",
+    "prompt": "how an item reads",
+}
+
+
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
     execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine"})
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "output"})
+    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "item_vectors", "output"})
 
     dataset: str
     embeddings: str | None = None
-    """A snapshot, or a root whose newest one is taken; needed by ``llmemb``."""
+    """A snapshot, or a root whose newest one is taken; needed by ``llmemb``, ``llm2x`` and ``text_sum``."""
     collaborative: str | None = None
-    """The ID-only recommender of method ``llmemb``, trained there where there is none yet; ``<output>/collaborative``
-    by default."""
+    """The ID-only recommender that ``llmemb``, ``melt``, ``tslrec`` and ``text_sum`` start from, trained there where
+    there is none yet; ``<output>/collaborative`` by default."""
+    base_model: str | None = None
+    """The language model of ``said`` and ``tslrec``: a model folder, ``package://NAME/FOLDER``, or a name on the
+    Hugging Face hub."""
+    prompt: PromptTemplate | None = None
+    """The text of an item that ``said`` has it generate."""
+    item_vectors: str | None = None
+    """What ``said`` and ``tslrec`` learn with it before the training, learnt there where it is not yet;
+    ``<output>/item_vectors`` by default."""
     output: str
     backbone: str = "sasrec"
     """``sasrec``, ``gru4rec``, ``bert4rec``, ``hstu``, or ``package.module:ClassName`` of one's own."""
-    method: Literal["none", "llmemb"] = "llmemb"
-    """``none`` is the ID-only recommender."""
+    method: MethodName = "llmemb"
+    """``none`` is the ID-only recommender; see :mod:`llmemb.rat.methods`."""
     num_workers: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     model: ModelConfig = ModelConfig()
@@ -144,6 +179,10 @@ class RatConfig(JobConfig):
     alignment: AlignmentConfig = AlignmentConfig()
     training: TrainingConfig = TrainingConfig()
     fusion: FusionConfig = FusionConfig()
+    llm2x: Llm2xConfig = Llm2xConfig()
+    melt: MeltConfig = MeltConfig()
+    said: SaidConfig = SaidConfig()
+    tslrec: TslrecConfig = TslrecConfig()
     engine: EngineConfig = EngineConfig()
 
     @field_validator("backbone")
@@ -153,12 +192,23 @@ class RatConfig(JobConfig):
         return name
 
     @model_validator(mode="after")
-    def _llm_has_embeddings(self) -> Self:
-        if self.method == "llmemb" and self.embeddings is None:
-            raise ValueError("method llmemb needs embeddings: expected the URI of a snapshot")
+    def _method_has_what_it_needs(self) -> Self:
+        for key in self.recipe.needs:
+            if getattr(self, key) is None:
+                raise ValueError(f"method {self.method} needs {key}: expected {EXPECTED[key]}")
         return self
+
+    @property
+    def recipe(self) -> Method:
+        """What the method does."""
+        return METHODS[self.method]
+
+    def identity(self) -> dict[str, Any]:
+        others = {key for method, keys in OWN_KEYS.items() for key in keys} - set(OWN_KEYS.get(self.method, ()))
+        return {key: value for key, value in super().identity().items() if key not in others}
 
     def id_only(self, output: str) -> Self:
         """The same recommender from IDs alone."""
-        values = self.model_dump(exclude={"embeddings", "collaborative", "adapter", "alignment"})
+        specific = {key for keys in OWN_KEYS.values() for key in keys}
+        values = self.model_dump(exclude={"embeddings", "collaborative", "adapter", "alignment", *specific})
         return type(self).model_validate(values | {"method": "none", "output": output})

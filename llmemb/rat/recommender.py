@@ -3,7 +3,7 @@
 With the content term of scores there is ``item_content/`` too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from llmemb.errors import InputError
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.encoder import HistoryEncoder, score
+from llmemb.srs.tail_users import TailUsers
 from llmemb.vectors import MANIFEST_FILE
 
 RECOMMENDER_FILE, WEIGHTS_FILE, METRICS_FILE = "recommender.json", "model.safetensors", "metrics.json"
@@ -50,15 +51,17 @@ class Recommender:
         info = read_info(uri)
         model = ModelConfig.model_validate(info["model"])
         encoder = make_encoder(info["backbone"], model, content_decay=info["content_decay"])
-        weights = safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS_FILE)))
+        weights = read_weights(uri)
         of_encoder = {
             name.removeprefix(ENCODER_PREFIX): w for name, w in weights.items() if name.startswith(ENCODER_PREFIX)
         }
+        if info.get("tail_users") is not None:
+            encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
         encoder.load_state_dict(of_encoder)
-        item_ids, table = _read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
+        item_ids, table = read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
         content = storage.join(uri, ITEM_CONTENT_FOLDER)
         if storage.exists(storage.join(content, MANIFEST_FILE)):
-            table = np.concatenate([table, _read_vectors(content)[1]], axis=1)
+            table = np.concatenate([table, read_vectors(content)[1]], axis=1)
         return cls(info, encoder.to(device), item_ids, torch.from_numpy(table).to(device))
 
     @property
@@ -159,7 +162,8 @@ def write_recommender(
     tables = {ITEM_EMBEDDINGS_FOLDER: item_embeddings, ITEM_CONTENT_FOLDER: item_content}
     for folder, table in tables.items():
         if table.shape[1]:
-            _write_vectors(storage.join(uri, folder), item_ids, table.detach().float().cpu().numpy(), info)
+            source = {key: info[key] for key in ("dataset", "embeddings")}
+            write_vectors(storage.join(uri, folder), item_ids, table.detach().float().cpu().numpy(), source)
     storage.write_json(storage.join(uri, METRICS_FILE), metrics)
     storage.write_json(storage.join(uri, RECOMMENDER_FILE), info)
 
@@ -179,23 +183,29 @@ def read_info(uri: str) -> dict[str, Any]:
     return info
 
 
+def read_weights(uri: str) -> dict[str, Tensor]:
+    """All that was trained, by name."""
+    return safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS_FILE)))
+
+
 def read_item_embeddings(uri: str) -> NDArray[np.float32]:
     """The item embeddings, ``[num_items, hidden_dim]``, in index order.
 
     Raises:
         InputError: a file is not the one that the manifest names.
     """
-    return _read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))[1]
+    return read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))[1]
 
 
-def _read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
+def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
     """Item ids and their vectors, in index order."""
     files = storage.read_json(storage.join(folder, MANIFEST_FILE))["files"]
     table = pa.concat_tables([vectors.read(folder, entry) for entry in files])
     return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
 
 
-def _write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: dict[str, Any]) -> None:
+def write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: Mapping[str, Any]) -> None:
+    """Writes item vectors in index order, the manifest last, with what ``info`` adds to it."""
     files = []
     for number, start in enumerate(range(0, len(item_ids), ROWS_PER_FILE)):
         rows = slice(start, start + ROWS_PER_FILE)
@@ -207,7 +217,6 @@ def _write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32]
         "dimension": values.shape[1],
         "dtype": "float32",
         "counts": {"total": len(item_ids)},
-        "dataset": info["dataset"],
-        "embeddings": info["embeddings"],
+        **info,
     }
     storage.write_json(storage.join(folder, MANIFEST_FILE), manifest)

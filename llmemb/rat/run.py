@@ -1,14 +1,13 @@
-"""The RAT job: an ID-only recommender first, then the one on LLM embeddings, each a Ray Train run."""
+"""The RAT job: what the method starts from, then its recommender, each a Ray Train run."""
 
-import math
+import resource
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
@@ -16,30 +15,29 @@ from llmemb.cluster import connect, cpu_threads, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.rat.adapter import make_adapter, scale
-from llmemb.rat.alignment import alignment_loss
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
+from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
+from llmemb.rat.model import Sources, load_collaborative, load_embeddings, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import (
     FORMAT,
     RECOMMENDER_FILE,
-    make_encoder,
     read_info,
-    read_item_embeddings,
     write_recommender,
 )
-from llmemb.rat.training import Alignment, Schedule, TrainableRecommender, Worker, train
+from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
-from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
-from llmemb.srs.repeats import repeat_share
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
 
 
-def run_rat(config: RatConfig) -> None:
-    """Trains a recommender and writes its artifact; method ``llmemb`` trains the ID-only one before it.
+def run_rat(config: RatConfig, *, here: bool = False) -> None:
+    """Trains a recommender and writes its artifact; what the method starts from is made before it, where it is not yet.
+
+    Args:
+        here: Train in this process, which is one worker of a cluster already, such as a trial of a study.
 
     Raises:
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
@@ -58,81 +56,39 @@ def run_rat(config: RatConfig) -> None:
     if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
         print(f"recommender: {config.output} is complete already")
         return
-    if config.embeddings is None:
-        _fit(config, dataset, collaborative=None)
-        return
-    # Here already, so that a bad snapshot is noticed before the ID-only recommender is trained.
-    _, num_missing = load_embeddings(config, dataset)
+    _check_embeddings(config, dataset)
+    sources = Sources(
+        _collaborative(config, dataset, here=here) if config.recipe.needs_collaborative else None,
+        config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
+    )
+    if config.recipe.learn_vectors is not None:
+        collaborative = load_collaborative(sources.collaborative)
+        ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here)
+    if here:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        fit(config, sources, worker=Worker(device=device))
+        storage.remove(storage.join(config.output, CHECKPOINT_FILE))
+    else:
+        _fit_on_ray(config, sources)
+    _tell_result(config)
+
+
+def _check_embeddings(config: RatConfig, dataset: Dataset) -> None:
+    """Notices a bad snapshot before anything is trained."""
+    num_missing = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
     if num_missing:
         print(
             f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they get the mean"
         )
+
+
+def _collaborative(config: RatConfig, dataset: Dataset, *, here: bool) -> str:
+    """The URI of the ID-only recommender, which is trained where there is none."""
     collaborative = config.collaborative or storage.join(config.output, "collaborative")
     if not (config.collaborative and storage.exists(storage.join(collaborative, RECOMMENDER_FILE))):
-        run_rat(config.id_only(collaborative))
+        run_rat(config.id_only(collaborative), here=here)
     _check_collaborative(config, dataset, collaborative)
-    _fit(config, dataset, collaborative=collaborative)
-
-
-def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
-    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
-
-    These get the mean of the others, which tells nothing of them and is zero once scaled.
-
-    Raises:
-        InputError: more items are missing than the configured share, or a value is not finite.
-    """
-    assert config.embeddings is not None
-    snapshot = Snapshot.open(config.embeddings)
-    table, found = snapshot.vectors(dataset.item_ids)
-    missing = np.flatnonzero(~found)
-    if len(missing) > config.adapter.max_missing_share * len(found):
-        raise InputError(
-            f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {len(found):,} items, such as "
-            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
-            "(adapter.max_missing_share)"
-        )
-    table[missing] = table[found].mean(axis=0)
-    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
-    if len(broken):
-        raise InputError(
-            f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
-            f"{dataset.item_ids[broken[0]]!r}"
-        )
-    return torch.from_numpy(table), len(missing)
-
-
-def make_model(config: RatConfig, dataset: Dataset, embeddings: Tensor | None) -> TrainableRecommender:
-    """The untrained recommender, the same for the same seed.
-
-    Args:
-        embeddings: As :func:`load_embeddings` gives them.
-    """
-    torch.manual_seed(config.seed)
-    num_items = dataset.num_items
-    encoder = make_encoder(config.backbone, config.model, content_decay=config.fusion.content_decay)
-    encoder.seen_logit.fill_(seen_logits(config, dataset)[-1])
-    hidden_dim = config.model.hidden_dim
-    if embeddings is None:
-        return TrainableRecommender(IdTable(num_items, hidden_dim), encoder)
-    scaled = scale(embeddings, config.adapter.scaling)
-    table: nn.Module = AdaptedTable(
-        scaled, make_adapter(config.adapter.kind, scaled, hidden_dim, length=config.adapter.start_length)
-    )
-    if config.adapter.add_ids:
-        # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
-        known = torch.from_numpy(dataset.popularity[1:] > 0)
-        table = SummedTable([table, IdTable(num_items, hidden_dim, init_std=0.0, known=known)])
-    content = normalize(scale(embeddings, "whiten"), dim=1) if config.fusion.content else None
-    return TrainableRecommender(table, encoder, content=content)
-
-
-def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
-    """What is tried as the logit of items that a history has already; the last is in force during training."""
-    if not config.fusion.repeats:
-        return [0.0]
-    log_share = math.log(repeat_share(dataset.train))
-    return [0.0, log_share / 2, log_share]
+    return collaborative
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -140,27 +96,38 @@ def train_worker(arguments: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    config = RatConfig.model_validate(arguments["config"])
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    if device.type == "cpu":
+    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    if worker.device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
+    on_epoch = partial(_tell, arguments["board"]) if worker.rank == 0 else None
+    fit(RatConfig.model_validate(arguments["config"]), arguments["sources"], worker=worker, on_epoch=on_epoch)
+
+
+def fit(
+    config: RatConfig,
+    sources: Sources,
+    *,
+    worker: Worker,
+    on_epoch: Callable[[Epoch, bool], None] | None = None,
+) -> None:
+    """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact."""
+    started = time.monotonic()
     dataset = Dataset.open(config.dataset)
-    embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
-    model = make_model(config, dataset, embeddings).to(device)
+    model = make_model(load_inputs(config, dataset, sources)).to(worker.device)
     validation = dataset.validation()
-    history = train(
-        model,
-        dataset.train,
-        validation,
-        make_schedule(config),
-        seed=config.seed,
-        align=make_alignment(config, arguments["collaborative"], device),
-        worker=worker,
-        checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
-        on_epoch=partial(_tell, arguments["board"]) if worker.rank == 0 else None,
-    )
+    history = []
+    if config.recipe.trains:
+        history = train(
+            model,
+            dataset.train,
+            validation,
+            make_schedule(config),
+            seed=config.seed,
+            worker=worker,
+            checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
+            on_epoch=on_epoch,
+        )
     tried = fuse(
         model,
         validation,
@@ -169,8 +136,17 @@ def train_worker(arguments: dict[str, Any]) -> None:
         worker=worker,
     )
     if worker.rank == 0:
-        summary = summarise(history, tried) | {"items_without_embedding": num_missing}
-        _write(config, dataset, model, summary, collaborative=arguments["collaborative"])
+        metrics = summarise(history, tried)
+        metrics["items_without_embedding"] = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
+        metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
+        _write(config, dataset, model, metrics, collaborative=sources.collaborative)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most that this process has held of the device's memory; on CPUs, of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def make_schedule(config: RatConfig) -> Schedule:
@@ -180,20 +156,7 @@ def make_schedule(config: RatConfig) -> Schedule:
     )
 
 
-def make_alignment(config: RatConfig, collaborative: str | None, device: torch.device) -> Alignment | None:
-    """The configured alignment to the recommender at that URI; None where there is nothing to align with."""
-    settings = config.alignment
-    if collaborative is None or settings.weight == 0:
-        return None
-    frozen = torch.from_numpy(read_item_embeddings(collaborative)).to(device)
-
-    def align(adapted: Tensor, rows: Tensor) -> Tensor:
-        return settings.weight * alignment_loss(settings.loss, adapted, frozen[rows], temperature=settings.temperature)
-
-    return align
-
-
-def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> None:
+def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -207,7 +170,7 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
-                "collaborative": collaborative,
+                "sources": sources,
                 "threads": threads,
                 "board": board,
             },
@@ -222,11 +185,13 @@ def _fit(config: RatConfig, dataset: Dataset, *, collaborative: str | None) -> N
     storage.remove(storage.join(config.output, CHECKPOINT_FILE))
     if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):
         raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
+
+
+def _tell_result(config: RatConfig) -> None:
     metrics = storage.read_json(storage.join(config.output, "metrics.json"))
-    print(
-        f"recommender: {config.output}: {label}, validation ndcg@10 {metrics['validation']['ndcg@10']:.4f} "
-        f"at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}"
-    )
+    epochs = f" at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}" if metrics["epochs"] else ""
+    quality = f"validation ndcg@10 {metrics['validation']['ndcg@10']:.4f}"
+    print(f"recommender: {config.output}: {_label(config)}, {quality}{epochs}")
 
 
 def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:
@@ -244,17 +209,17 @@ def _tell(board: Any, epoch: Epoch, is_last: bool) -> None:
 
 
 def _label(config: RatConfig) -> str:
-    backbone = label(config.backbone)
-    return backbone if config.method == "none" else f"LLMEmb ({backbone})"
+    backbone, method = label(config.backbone), config.recipe.label
+    return f"{method} ({backbone})" if method else backbone
 
 
 def summarise(history: list[Epoch], tried: list[Fusion]) -> dict[str, Any]:
     """The training part of ``metrics.json``."""
-    best = max(history, key=lambda epoch: epoch.validation_ndcg)
+    best = max(history, key=lambda epoch: epoch.validation_ndcg, default=None)
     return {
         "validation": {"ndcg@10": max(fusion.validation_ndcg for fusion in tried)},
         "fusion": [asdict(fusion) for fusion in tried],
-        "best_epoch": best.epoch,
+        "best_epoch": None if best is None else best.epoch,
         "epochs": [epoch.summary() for epoch in history],
         "step_losses": [loss for epoch in history for loss in epoch.step_losses],
     }
@@ -275,6 +240,7 @@ def _write(
         "method": config.method,
         "model": config.model.model_dump(mode="json"),
         "content_decay": config.fusion.content_decay,
+        "tail_users": None if model.encoder.tail_users is None else model.encoder.tail_users.longest,
         "dataset": dataset.fingerprint,
         "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,
         "collaborative": None if collaborative is None else storage.fingerprint(read_info(collaborative)),

@@ -24,9 +24,6 @@ from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 
 VALIDATION_K = 10
 
-Alignment = Callable[[Float[Tensor, "item dim"], Int[Tensor, " item"]], Float[Tensor, ""]]
-"""From the embeddings of a global batch's items and their rows in the item table to what is added to the loss."""
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -63,14 +60,49 @@ class Worker:
         return values
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step, as a method's own loss sees it; every worker sees the same.
+
+    Attributes:
+        embeddings: ``[item, dim]``, of the global batch's items.
+        rows: int64 ``[item]``, these items in the item table.
+        progress: The share of the training's epochs that are done.
+        random: Draws the same on every worker.
+    """
+
+    embeddings: Float[Tensor, "item dim"]
+    rows: Int[Tensor, " item"]
+    progress: float
+    random: np.random.Generator
+
+
+class Auxiliary(nn.Module):
+    """What a method adds to the training: a loss in every step, and what it does before an epoch.
+
+    Its parameters, if any, are trained with the recommender's, and take part in every step.
+    """
+
+    def begin_epoch(self, model: "TrainableRecommender", epoch: int, random: np.random.Generator) -> None:
+        """Called before every epoch, counted from 0."""
+
+    def loss(self, model: "TrainableRecommender", step: Step) -> Float[Tensor, ""]:
+        """What is added to the mean loss of the global batch."""
+        raise NotImplementedError
+
+
 class TrainableRecommender(nn.Module):
     """What is trained: the item table and the encoder that reads it.
 
     Args:
         content: Frozen unit vectors, one per item, for the content term of scores; None without.
+
+    Attributes:
+        auxiliary: What the method adds to the training, if anything.
     """
 
     content: Tensor
+    auxiliary: Auxiliary | None
 
     def __init__(
         self, table: nn.Module, encoder: HistoryEncoder, *, content: Float[Tensor, "item content"] | None = None
@@ -80,6 +112,7 @@ class TrainableRecommender(nn.Module):
         self.num_items = len(table())
         content = torch.zeros(self.num_items, 0) if content is None else content
         self.register_buffer("content", content, persistent=False)
+        self.auxiliary = None
 
     def item_embeddings(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
         """What is trained of the final table; all rows of it by default."""
@@ -108,7 +141,6 @@ def train(
     schedule: Schedule,
     *,
     seed: int,
-    align: Alignment | None = None,
     worker: Worker | None = None,
     checkpoint_uri: str | None = None,
     on_epoch: Callable[[Epoch, bool], None] | None = None,
@@ -127,7 +159,7 @@ def train(
         FloatingPointError: a loss is not finite.
     """
     worker = worker or Worker()
-    loop = TrainingLoop(model, sequences, schedule, seed=seed, align=align, worker=worker)
+    loop = TrainingLoop(model, sequences, schedule, seed=seed, worker=worker)
     history, best_weights = loop.resume(checkpoint_uri)
     while not is_finished(history, schedule):
         history.append(loop.epoch(len(history) + 1, validation))
@@ -178,10 +210,9 @@ class TrainingLoop:
         schedule: Schedule,
         *,
         seed: int,
-        align: Alignment | None,
         worker: Worker,
     ) -> None:
-        self._model, self._schedule, self._seed, self._align, self._worker = model, schedule, seed, align, worker
+        self._model, self._schedule, self._seed, self._worker = model, schedule, seed, worker
         self._objective = make_objective(sequences, model.encoder, schedule)
         groups = model.parameter_groups(adapter_rate=schedule.adapter_rate)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
@@ -219,18 +250,21 @@ class TrainingLoop:
         # Workers draw different dropout, the same in every run.
         torch.manual_seed(int(np.random.SeedSequence([self._seed, epoch, self._worker.rank]).generate_state(1)[0]))
         losses, positions = [], []
+        if self._model.auxiliary is not None:
+            self._model.auxiliary.begin_epoch(self._model, epoch, np.random.default_rng([self._seed, epoch, 3]))
         self._model.train()
         steps = self._objective.steps_per_epoch
         for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):
             for group in self._optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(epoch * steps + step, steps, self._schedule)
-            losses.append(self.step(batch, np.random.default_rng([self._seed, epoch, step, 2])))
+            random = np.random.default_rng([self._seed, epoch, step, 2])
+            losses.append(self.step(batch, random, progress=epoch / self._schedule.max_epochs))
             positions.append(batch.num_targets)
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(f"epoch {epoch + 1}, step {step + 1}: loss {losses[-1]}")
         return losses, positions
 
-    def step(self, batch: Batch, random: np.random.Generator) -> float:
+    def step(self, batch: Batch, random: np.random.Generator, *, progress: float = 0.0) -> float:
         """One step on a global batch, of which this worker computes every ``num_workers``-th row; its mean loss.
 
         Workers' gradients are summed. Each divides its positions by those of the whole batch, so the sum is the
@@ -242,10 +276,11 @@ class TrainingLoop:
         candidates = candidates_of(batch, drawn, share, device=worker.device)
         embeddings = self._model.item_embeddings(candidates.rows)
         loss = self._recommendation_loss(batch, share, embeddings, candidates) / batch.num_targets
-        if self._align is not None:
-            # Every worker aligns the whole batch's items: they are few, and an item's negatives must be the same.
+        if self._model.auxiliary is not None:
+            # Every worker computes it for the whole batch: items are few, and an item's negatives must be the same.
             rows = torch.from_numpy(batch.rows).to(worker.device)
-            loss = loss + self._align(embeddings[candidates.place(rows + 1) - 1], rows) / worker.num_workers
+            seen = Step(embeddings[candidates.place(rows + 1) - 1], rows, progress, random)
+            loss = loss + self._model.auxiliary.loss(self._model, seen) / worker.num_workers
         self._optimizer.zero_grad()
         loss.backward()
         _sum_gradients(self._model, worker)

@@ -15,6 +15,7 @@ from llmemb.data.sequences import Sequences
 from llmemb.srs.content import content_queries
 from llmemb.srs.objective import MASK
 from llmemb.srs.repeats import seen_rows
+from llmemb.srs.tail_users import TailUsers
 
 Similarity = Literal["cosine", "dot"]
 MASK_INIT_STD = 0.02
@@ -33,10 +34,14 @@ class HistoryEncoder(nn.Module):
             ``dot`` is SASRec's own.
         temperature: Divides cosines; small ones make the softmax sharp.
         content_decay: How much less each item of a history adds to its content than the one after it.
+
+    Attributes:
+        tail_users: Where set, what is added to the states of users with short histories when recommending (MELT).
     """
 
     seen_logit: Tensor
     content_weight: Tensor
+    tail_users: TailUsers | None
 
     def __init__(
         self,
@@ -58,9 +63,10 @@ class HistoryEncoder(nn.Module):
             if max_seq_len < 2:
                 raise ValueError(f"max_seq_len {max_seq_len}: expected 2 or more, for an item and the mask behind it")
             self.mask_vector = nn.Parameter(torch.randn(hidden_dim) * MASK_INIT_STD)
+        self.tail_users = None
         self._similarity = similarity
         self._temperature = temperature if similarity == "cosine" else 1.0
-        self._input_scale = math.sqrt(hidden_dim) if similarity == "cosine" else 1.0
+        self.input_scale = math.sqrt(hidden_dim) if similarity == "cosine" else 1.0
         self.output_norm = nn.LayerNorm(hidden_dim) if similarity == "dot" else nn.Identity()
 
     def embeddings(self, table: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
@@ -71,11 +77,20 @@ class HistoryEncoder(nn.Module):
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]
     ) -> Float[Tensor, "batch seq dim"]:
         """Queries; ``queries @ embeddings.T`` are logits. At padding (index 0) they mean nothing."""
-        vectors = F.embedding((item_index - 1).clamp(min=0), embeddings) * self._input_scale
+        states = self.states(item_index, embeddings)
+        if self.tail_users is not None and not self.training:
+            states = self.tail_users(states, (item_index > 0).sum(1))
+        states = self.output_norm(states)
+        return F.normalize(states, dim=-1) / self._temperature if self._similarity == "cosine" else states
+
+    def states(
+        self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]
+    ) -> Float[Tensor, "batch seq dim"]:
+        """What the backbone makes of the items, on the scale of its inputs: ``input_scale`` times their embeddings."""
+        vectors = F.embedding((item_index - 1).clamp(min=0), embeddings) * self.input_scale
         if not self.causal:
             vectors = torch.where((item_index == MASK)[:, :, None], self.mask_vector, vectors)
-        states = self.output_norm(self.backbone(vectors, item_index != 0))
-        return F.normalize(states, dim=-1) / self._temperature if self._similarity == "cosine" else states
+        return self.backbone(vectors, item_index != 0)
 
     def questions(self, histories: Sequences, start: int, stop: int) -> Int[Tensor, "user seq"]:
         """What is put in to rank what comes after some users' histories; the answer is the last column's query."""

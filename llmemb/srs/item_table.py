@@ -37,27 +37,45 @@ class IdTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
         self.register_buffer("known", torch.ones(num_items) if known is None else known.float(), persistent=False)
 
+    @classmethod
+    def starting_at(cls, vectors: Float[Tensor, "item dim"]) -> "IdTable":
+        """A trainable table with these vectors."""
+        table = cls(*vectors.shape)
+        table.weight.data.copy_(vectors)
+        return table
+
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
         if rows is None:
             return self.weight * self.known[:, None]
         return self.weight[rows] * self.known[rows, None]
 
 
-class AdaptedTable(nn.Module):
-    """Frozen LLM embeddings through a trainable adapter.
+class FrozenTable(nn.Module):
+    """Vectors that are not trained. They are no part of the state: the finished table holds them."""
 
-    The embeddings are no part of the state: they come from a snapshot, and the finished table replaces them.
-    """
+    vectors: Tensor
 
-    frozen: Tensor
-
-    def __init__(self, embeddings: Float[Tensor, "item embedding"], adapter: nn.Module) -> None:
+    def __init__(self, vectors: Float[Tensor, "item dim"]) -> None:
         super().__init__()
-        self.register_buffer("frozen", embeddings, persistent=False)
-        self.adapter = adapter
+        self.register_buffer("vectors", vectors, persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        return self.adapter(self.frozen if rows is None else self.frozen[rows])
+        return self.vectors if rows is None else self.vectors[rows]
+
+
+class AdaptedTable(nn.Module):
+    """LLM embeddings through a trainable adapter.
+
+    Args:
+        embeddings: Their table: frozen, or an :class:`IdTable` that starts from them.
+    """
+
+    def __init__(self, embeddings: nn.Module, adapter: nn.Module) -> None:
+        super().__init__()
+        self.embeddings, self.adapter = embeddings, adapter
+
+    def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
+        return self.adapter(self.embeddings(rows))
 
 
 class SummedTable(nn.Module):

@@ -20,8 +20,10 @@ from llmemb.embed import snapshot
 from llmemb.errors import InputError
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods.method import Inputs
+from llmemb.rat.model import load_embeddings, make_model
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import load_embeddings, make_model, run_rat
+from llmemb.rat.run import run_rat
 from llmemb.srs.encoder import score
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
@@ -31,11 +33,14 @@ SMALL = {
 }
 
 
-def prepare(folder: Path, *, length: int) -> Dataset:
-    """24 users who walk round the catalogue for some steps."""
+def prepare(folder: Path, *, length: int, long_ones: int = 0) -> Dataset:
+    """24 users who walk round the catalogue for some steps, and some of them twice as far."""
     ids = [f"item-{number:02}" for number in range(NUM_ITEMS)]
     pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
-    walks = [(f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(length)]
+    steps = [length * (2 if user < long_ones else 1) for user in range(24)]
+    walks = [
+        (f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(steps[user])
+    ]
     pl.DataFrame(walks, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(folder / "log.parquet")
     settings = {"items": str(folder / "items.parquet"), "interactions": str(folder / "log.parquet")}
     run_prepare(PrepareConfig.model_validate({**settings, "output": str(folder / "dataset")}))
@@ -85,7 +90,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
-    model = make_model(trained, dataset, load_embeddings(trained, dataset)[0])
+    model = make_model(Inputs(trained, dataset, load_embeddings(trained, dataset)[0]))
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     through_adapter = model.eval().final_table().detach()
@@ -223,3 +228,52 @@ def test_a_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_pat
     recommender = Recommender.load(own["output"])
     assert recommender.label == "GRU4Rec"
     assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24
+
+
+def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trained, tiny_encoder, tmp_path):
+    settings = trained.model_dump() | {
+        "method": "tslrec",
+        "base_model": str(tiny_encoder),
+        "collaborative": f"{trained.output}/collaborative",
+        "output": str(tmp_path / "tslrec"),
+    }
+    config = RatConfig.model_validate(settings)
+    run_rat(config, here=True)
+    recommender = Recommender.load(config.output)
+    assert recommender.label == "TSLRec (SASRec)"
+    assert (tmp_path / "tslrec/item_vectors/manifest.json").exists()
+    metrics = storage.read_json(f"{config.output}/metrics.json")
+    assert metrics["seconds"] > 0
+    assert metrics["peak_memory_mib"] > 10
+    again = settings | {"item_vectors": f"{config.output}/item_vectors", "output": str(tmp_path / "again"), "seed": 1}
+    with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config or dataset"):
+        run_rat(RatConfig.model_validate(again))
+
+
+def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tmp_path):
+    settings = trained.model_dump() | {
+        "method": "text_sum",
+        "collaborative": f"{trained.output}/collaborative",
+        "output": str(tmp_path / "sum"),
+    }
+    config = RatConfig.model_validate(settings)
+    run_rat(config, here=True)
+    ids, both = Recommender.load(f"{trained.output}/collaborative"), Recommender.load(config.output)
+    torch.testing.assert_close(both.item_embeddings, ids.item_embeddings)
+    assert both.content.shape == (NUM_ITEMS, EMBEDDING_DIM)
+    metrics = storage.read_json(f"{config.output}/metrics.json")
+    assert metrics["epochs"] == []
+    alone = storage.read_json(f"{trained.output}/collaborative/metrics.json")
+    assert metrics["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
+
+
+def test_melt_enhances_tail_users_in_its_artifact(tmp_path):
+    dataset = prepare(tmp_path, length=4, long_ones=4)
+    config = config_for(dataset, method="melt", output=str(tmp_path / "melt"))
+    run_rat(config, here=True)
+    recommender = Recommender.load(config.output)
+    assert recommender.info["tail_users"] == 2
+    model = Recommender.load(f"{config.output}/collaborative")
+    assert model.info["tail_users"] is None
+    ranks = rank_targets(recommender, dataset.test(), num_items=dataset.num_items)
+    assert len(ranks) == len(dataset.test().items)

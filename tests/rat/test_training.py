@@ -6,10 +6,19 @@ import pytest
 import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
-from llmemb.rat.training import Schedule, TrainableRecommender, Worker, learning_rate, train, validation_ndcg
+from llmemb.rat.training import (
+    Auxiliary,
+    Schedule,
+    Step,
+    TrainableRecommender,
+    Worker,
+    learning_rate,
+    train,
+    validation_ndcg,
+)
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
-from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
+from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
 
 NUM_ITEMS, DIM = 12, 8
 # Everybody walks round a circle: what comes next is certain.
@@ -35,9 +44,23 @@ def make_model(name: str = "sasrec") -> TrainableRecommender:
     return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
 
 
-def fit(schedule: Schedule = SCHEDULE, *, backbone: str = "sasrec", **options) -> tuple[TrainableRecommender, list]:
+class Constant(Auxiliary):
+    """Adds a number to every loss."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def loss(self, model: TrainableRecommender, step: Step) -> torch.Tensor:
+        return step.embeddings.sum() * 0 + self.value
+
+
+def fit(
+    schedule: Schedule = SCHEDULE, *, backbone: str = "sasrec", auxiliary: Auxiliary | None = None
+) -> tuple[TrainableRecommender, list]:
     model, split = make_model(backbone), LeaveOneOut()
-    history = train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1, **options)
+    model.auxiliary = auxiliary
+    history = train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1)
     return model, history
 
 
@@ -68,15 +91,15 @@ def test_the_same_seed_gives_the_same_losses():
     assert [epoch.step_losses for epoch in fit(short)[1]] == [epoch.step_losses for epoch in fit(short)[1]]
 
 
-def test_alignment_is_added_once_to_the_loss_of_every_step():
+def test_an_auxiliary_loss_is_added_once_in_every_step():
     short = replace(SCHEDULE, max_epochs=1, learning_rate=1e-9)
-    plain, aligned = fit(short)[1][0], fit(short, align=lambda embeddings, rows: embeddings.new_tensor(0.5))[1][0]
+    plain, aligned = fit(short)[1][0], fit(short, auxiliary=Constant(0.5))[1][0]
     np.testing.assert_allclose(np.subtract(aligned.step_losses, plain.step_losses), 0.5, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: loss nan"):
-        fit(align=lambda embeddings, rows: embeddings.sum() * float("nan"))
+        fit(auxiliary=Constant(float("nan")))
 
 
 def test_the_learning_rate_rises_and_falls_linearly():
@@ -89,7 +112,7 @@ def test_adapters_learn_at_a_rate_of_their_own():
     torch.manual_seed(0)
     encoder = make_model().encoder
     adapter = torch.nn.Linear(5, DIM)
-    table = SummedTable([AdaptedTable(torch.randn(NUM_ITEMS, 5), adapter), IdTable(NUM_ITEMS, DIM)])
+    table = SummedTable([AdaptedTable(FrozenTable(torch.randn(NUM_ITEMS, 5)), adapter), IdTable(NUM_ITEMS, DIM)])
     model, split = TrainableRecommender(table, encoder), LeaveOneOut()
     before = copy.deepcopy(model.state_dict())
     schedule = replace(SCHEDULE, adapter_rate=0.0, max_epochs=2)

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from llmemb.srs.item_table import AdaptedTable, IdTable, SummedTable
+from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
 
 
 def test_a_summed_table_adds_its_parts_and_trains_both_but_not_the_frozen_vectors():
@@ -10,10 +10,10 @@ def test_a_summed_table_adds_its_parts_and_trains_both_but_not_the_frozen_vector
     adapter.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     ids = IdTable(2, 2, init_std=0.0, known=torch.tensor([True, False]))
     ids.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    table = SummedTable([AdaptedTable(frozen, adapter), ids])
+    table = SummedTable([AdaptedTable(FrozenTable(frozen), adapter), ids])
     assert table().tolist() == [[1 + 1, 3 + 2], [4, 6]]
     assert {name for name, _ in table.named_parameters()} == {"parts.0.adapter.weight", "parts.1.weight"}
-    assert not any("frozen" in name for name in table.state_dict())
+    assert set(table.state_dict()) == {name for name, _ in table.named_parameters()}
 
 
 def test_ids_differ_unless_they_start_at_zero():
@@ -26,7 +26,7 @@ def test_some_rows_are_those_of_the_whole_table():
     torch.manual_seed(0)
     tables = [
         IdTable(5, 3, known=torch.tensor([True, True, False, True, True])),
-        AdaptedTable(torch.randn(5, 4), nn.Linear(4, 3)),
+        AdaptedTable(FrozenTable(torch.randn(5, 4)), nn.Linear(4, 3)),
     ]
     for table in (*tables, SummedTable(tables)):
         torch.testing.assert_close(table(torch.tensor([2, 0])), table()[[2, 0]])

@@ -1,0 +1,81 @@
+"""Item vectors that a method learns with a language model before the training: made once, by a task on the cluster."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llmemb import progress, storage
+from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.data.dataset import Dataset
+from llmemb.errors import InputError
+from llmemb.rat.config import OWN_KEYS, RatConfig
+from llmemb.rat.methods.method import Collaborative, Inputs, Tell
+from llmemb.rat.recommender import write_vectors
+from llmemb.vectors import MANIFEST_FILE
+
+ITEM_VECTORS_FOLDER = "item_vectors"
+
+
+def ensure_item_vectors(
+    config: RatConfig, dataset: Dataset, collaborative: Collaborative | None, folder: str, *, here: bool = False
+) -> None:
+    """Learns and writes the vectors, unless those of this very config are there already.
+
+    Args:
+        here: In this process, and not in a task of its own.
+
+    Raises:
+        InputError: the folder holds others.
+    """
+    determined_by = vectors_identity(config, dataset, collaborative)
+    manifest = storage.join(folder, MANIFEST_FILE)
+    if storage.exists(manifest):
+        if storage.read_json(manifest)["determined_by"] != determined_by:
+            raise InputError(f"item_vectors: {folder} holds those of another config or dataset; choose another")
+        return
+    info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
+    inputs = Inputs(config, dataset, collaborative=collaborative)
+    if here:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        learn(inputs, folder, info, device=device, tell=lambda done, total, figures: None)
+    else:
+        _learn_on_ray(inputs, folder, info)
+
+
+def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch.device, tell: Tell) -> None:
+    """Learns the vectors and writes them, with ``info`` in their manifest."""
+    method = inputs.config.recipe
+    assert method.learn_vectors is not None
+    found = method.learn_vectors(inputs, device, tell)
+    write_vectors(folder, inputs.dataset.item_ids, found.float().numpy(), info)
+
+
+def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collaborative | None) -> str:
+    """The fingerprint of all that determines the vectors."""
+    keys = ["method", "seed", *OWN_KEYS[config.method]]
+    settings = {key: value for key, value in config.identity().items() if key in keys and key != "item_vectors"}
+    table = None if collaborative is None else storage.checksum(collaborative.item_embeddings.numpy().tobytes())
+    return storage.fingerprint([settings, config.model.hidden_dim, dataset.fingerprint, table])
+
+
+def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
+    """On a node of the cluster: the driver's may have no GPU."""
+    import ray
+
+    connect()
+    threads = inputs.config.engine.threads_per_worker or cpu_threads(1)
+    on_gpu = has_gpus()
+
+    def work(board: Any) -> None:
+        torch.set_num_threads(threads)
+
+        def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
+            progress.tell(board, done, total, **figures)
+
+        learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
+
+    task: Any = ray.remote(num_cpus=threads, num_gpus=1 if on_gpu else 0)(work)
+    title = f"rat: {inputs.config.recipe.label}'s item vectors"
+    with progress.remote_bar(title, total=1, unit="epochs") as board:
+        ray.get(task.remote(board))

@@ -1,0 +1,38 @@
+"""LLM2X: the LLM embeddings' principal components are where a trainable item table starts."""
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from llmemb.config import Config
+from llmemb.rat.adapter import Scaling, principal_components, scale
+from llmemb.rat.methods.method import Inputs, Method
+from llmemb.srs.item_table import FrozenTable, IdTable
+
+
+class Llm2xConfig(Config):
+    """How the table starts (method llm2x)."""
+
+    scaling: Scaling = "standardise"
+    """What the embeddings go through before the principal components are taken."""
+    start_length: float = Field(default=0.3, gt=0)
+    """The root mean square length of the vectors that training starts from; short ones turn sooner."""
+
+
+def table_from_vectors(
+    vectors: Float[Tensor, "item vector"], hidden_dim: int, *, scaling: Scaling, length: float, trainable: bool
+) -> nn.Module:
+    """An item table of the first principal components of some vectors, trainable from there or frozen."""
+    reduced = principal_components(scale(vectors, scaling), hidden_dim, length=length)
+    return IdTable.starting_at(reduced) if trainable else FrozenTable(reduced)
+
+
+def _table(inputs: Inputs) -> nn.Module:
+    assert inputs.embeddings is not None
+    settings, hidden_dim = inputs.config.llm2x, inputs.config.model.hidden_dim
+    return table_from_vectors(
+        inputs.embeddings, hidden_dim, scaling=settings.scaling, length=settings.start_length, trainable=True
+    )
+
+
+LLM2X = Method("LLM2X", _table, needs=("embeddings",))

@@ -1,0 +1,42 @@
+"""LLMEmb: frozen LLM embeddings through an adapter that learns with the recommender, aligned with an ID-only one.
+
+Its ablations are settings: ``adapter.kind=pca`` (no adapter), ``adapter.freeze_embeddings=false``,
+``adapter.add_ids=false``, ``alignment.weight=0``.
+"""
+
+import torch
+from torch import nn
+
+from llmemb.rat.adapter import make_adapter, principal_components, scale
+from llmemb.rat.alignment import CollaborativeAlignment
+from llmemb.rat.methods.method import Inputs, Method
+from llmemb.rat.training import TrainableRecommender
+from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
+
+
+def adapted_table(inputs: Inputs) -> nn.Module:
+    """The adapted embeddings, and with ``add_ids`` a trainable vector per item, zero at first, added to each."""
+    assert inputs.embeddings is not None
+    settings, hidden_dim = inputs.config.adapter, inputs.config.model.hidden_dim
+    scaled = scale(inputs.embeddings, settings.scaling)
+    table: nn.Module
+    if settings.kind == "pca":
+        reduced = principal_components(scaled, hidden_dim, length=settings.start_length)
+        table = FrozenTable(reduced) if settings.freeze_embeddings else IdTable.starting_at(reduced)
+    else:
+        embeddings = FrozenTable(scaled) if settings.freeze_embeddings else IdTable.starting_at(scaled)
+        table = AdaptedTable(embeddings, make_adapter(settings.kind, scaled, hidden_dim, length=settings.start_length))
+    if not settings.add_ids:
+        return table
+    # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.
+    known = torch.from_numpy(inputs.dataset.popularity[1:] > 0)
+    return SummedTable([table, IdTable(inputs.dataset.num_items, hidden_dim, init_std=0.0, known=known)])
+
+
+def align(inputs: Inputs, model: TrainableRecommender) -> None:
+    settings = inputs.config.alignment
+    if settings.weight and inputs.collaborative is not None:
+        model.auxiliary = CollaborativeAlignment(inputs.collaborative.item_embeddings, **settings.model_dump())
+
+
+LLMEMB = Method("LLMEmb", adapted_table, align, needs=("embeddings",), needs_collaborative=True, has_content=True)

@@ -1,0 +1,93 @@
+"""What a method is: a few functions and what they need."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llmemb.data.dataset import Dataset
+from llmemb.errors import InputError
+from llmemb.rat.checkpoint import Weights
+from llmemb.rat.training import TrainableRecommender
+
+if TYPE_CHECKING:  # the config has the methods' own settings in it
+    from llmemb.rat.config import RatConfig
+
+Tell = Callable[[int, int, Mapping[str, float]], None]
+"""Progress: epochs done, of how many, and figures."""
+
+
+@dataclass(frozen=True)
+class Collaborative:
+    """A finished ID-only recommender of the same backbone.
+
+    Attributes:
+        item_embeddings: ``[item, dim]``.
+        weights: All that was trained, by name.
+    """
+
+    item_embeddings: Float[Tensor, "item dim"]
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recommender is made from; None where the method does not need it.
+
+    Attributes:
+        embeddings: ``[item, embedding]``, the snapshot's, unscaled.
+        item_vectors: ``[item, vector]``, what the method's own language model stage has learnt.
+    """
+
+    config: "RatConfig"
+    dataset: Dataset
+    embeddings: Float[Tensor, "item embedding"] | None = None
+    collaborative: Collaborative | None = None
+    item_vectors: Float[Tensor, "item vector"] | None = None
+
+
+def no_more(inputs: Inputs, model: TrainableRecommender) -> None:
+    """Leaves a model as it is."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a recommender's items.
+
+    Attributes:
+        label: How tables call it.
+        item_table: Makes the untrained item table.
+        extend: What else it does to the untrained model: where it starts from, a loss of its own, more in its encoder.
+        learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
+        needs: Keys of the config that have to be set.
+        needs_collaborative: Whether an ID-only recommender is trained before it.
+        has_content: Whether its scores have the term for content (``fusion.content_weights``).
+        trains: Whether there is anything to train.
+    """
+
+    label: str
+    item_table: Callable[[Inputs], nn.Module]
+    extend: Callable[[Inputs, TrainableRecommender], None] = no_more
+    learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
+    needs: tuple[str, ...] = ()
+    needs_collaborative: bool = False
+    has_content: bool = False
+    trains: bool = True
+
+
+def start_from_collaborative(inputs: Inputs, model: TrainableRecommender) -> None:
+    """Gives an ID-only model the weights of the finished one.
+
+    Raises:
+        InputError: that one has other weights.
+    """
+    assert inputs.collaborative is not None
+    try:
+        model.load_state_dict(inputs.collaborative.weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"collaborative: its weights are not those of this backbone and model: {' '.join(str(error).split())[:200]}"
+        ) from error

@@ -1,0 +1,99 @@
+"""What a recommender is made from, loaded, and the untrained model of it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from llmemb.data.dataset import Dataset
+from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
+from llmemb.rat.adapter import scale
+from llmemb.rat.config import RatConfig
+from llmemb.rat.methods.method import Collaborative, Inputs
+from llmemb.rat.recommender import make_encoder, read_item_embeddings, read_vectors, read_weights
+from llmemb.rat.training import TrainableRecommender
+from llmemb.srs.repeats import repeat_share
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where what a method starts from is.
+
+    Attributes:
+        collaborative: An ID-only recommender.
+        item_vectors: What a language model has learnt of the items, if the method has it do so.
+    """
+
+    collaborative: str | None
+    item_vectors: str
+
+
+def make_model(inputs: Inputs) -> TrainableRecommender:
+    """The untrained recommender, the same for the same seed."""
+    config, method = inputs.config, inputs.config.recipe
+    torch.manual_seed(config.seed)
+    encoder = make_encoder(config.backbone, config.model, content_decay=config.fusion.content_decay)
+    content = None
+    if method.has_content and config.fusion.content:
+        assert inputs.embeddings is not None
+        content = normalize(scale(inputs.embeddings, "whiten"), dim=1)
+    model = TrainableRecommender(method.item_table(inputs), encoder, content=content)
+    method.extend(inputs, model)
+    encoder.seen_logit.fill_(seen_logits(config, inputs.dataset)[-1])
+    return model
+
+
+def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
+    """What is tried as the logit of items that a history has already; the last is in force during training."""
+    if not config.fusion.repeats:
+        return [0.0]
+    log_share = math.log(repeat_share(dataset.train))
+    return [0.0, log_share / 2, log_share]
+
+
+def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs:
+    """All that a method's model is made from."""
+    return Inputs(
+        config,
+        dataset,
+        None if config.embeddings is None else load_embeddings(config, dataset)[0],
+        load_collaborative(sources.collaborative),
+        None if config.recipe.learn_vectors is None else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
+    )
+
+
+def load_collaborative(uri: str | None) -> Collaborative | None:
+    """The finished ID-only recommender at a URI."""
+    return None if uri is None else Collaborative(torch.from_numpy(read_item_embeddings(uri)), read_weights(uri))
+
+
+def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
+    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
+
+    These get the mean of the others, which tells nothing of them and is zero once scaled.
+
+    Raises:
+        InputError: more items are missing than the configured share, or a value is not finite.
+    """
+    assert config.embeddings is not None
+    snapshot = Snapshot.open(config.embeddings)
+    table, found = snapshot.vectors(dataset.item_ids)
+    missing = np.flatnonzero(~found)
+    if len(missing) > config.adapter.max_missing_share * len(found):
+        raise InputError(
+            f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {len(found):,} items, such as "
+            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
+            "(adapter.max_missing_share)"
+        )
+    table[missing] = table[found].mean(axis=0)
+    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
+            f"{dataset.item_ids[broken[0]]!r}"
+        )
+    return torch.from_numpy(table), len(missing)

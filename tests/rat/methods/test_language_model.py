@@ -1,0 +1,120 @@
+"""SAID and TSLRec with a random Llama and a random BERT."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmemb.data.dataset import Dataset
+from llmemb.data.sequences import Sequences
+from llmemb.errors import InputError
+from llmemb.rat.config import RatConfig
+from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
+from llmemb.rat.methods.method import Collaborative, Inputs
+from llmemb.rat.methods.said import learn_said_vectors
+from llmemb.rat.methods.tslrec import category_frequencies, latent_categories, learn_tslrec_vectors
+from tests.generated import write_tiny_llama
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+def make_inputs(method: str, dataset: str, base_model: Path, **settings) -> Inputs:
+    uris = {
+        "dataset": dataset,
+        "output": "o",
+        "base_model": str(base_model),
+        "prompt": {"attributes": ["title", "brand"]},
+    }
+    config = RatConfig.model_validate({**uris, "method": method, "model": {"hidden_dim": 8}, **settings})
+    items = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 8))).float()
+    return Inputs(config, Dataset.open(dataset), collaborative=Collaborative(items, {}))
+
+
+def test_a_model_is_causal_if_its_states_do_not_feel_what_follows(llama, tiny_encoder):
+    assert LanguageModel(llama, generates=True).causal
+    assert not LanguageModel(tiny_encoder, generates=True).causal
+
+
+def test_a_causal_loss_is_that_of_generating_the_text(llama):
+    model = LanguageModel(llama, generates=True)
+    vectors, tokens = torch.randn(2, 32), torch.tensor([[5, 6, 7], [8, 9, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    expected = []
+    for row in range(2):  # one by one, each token from what stands before it
+        real = int(mask[row].sum())
+        for place in range(real):
+            read = torch.cat([vectors[row : row + 1], model.token_embeddings(tokens[row, :place])])[None]
+            logits = model.head(model.model(inputs_embeds=read).last_hidden_state[0, -1])
+            expected.append(-torch.log_softmax(logits, dim=0)[tokens[row, place]])
+    torch.testing.assert_close(model.text_loss(vectors, tokens, mask), torch.stack(expected).mean())
+
+
+def test_an_encoder_only_model_tells_tokens_in_any_order(tiny_encoder):
+    model = LanguageModel(tiny_encoder, generates=True)
+    vectors, mask = torch.randn(1, 32), torch.ones(1, 3, dtype=torch.int64)
+    one, other = (model.text_loss(vectors, torch.tensor([tokens]), mask) for tokens in ([5, 6, 7], [7, 5, 6]))
+    torch.testing.assert_close(one, other)
+    assert not torch.allclose(one, model.text_loss(vectors, torch.tensor([[5, 6, 8]]), mask))
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-only"])
+def test_said_learns_to_tell_the_text_from_the_vectors(kind, llama, tiny_encoder, tiny_dataset):
+    told = []
+    inputs = make_inputs(
+        "said", tiny_dataset, llama if kind == "causal" else tiny_encoder, said={"epochs": 40, "batch_size": 20}
+    )
+    vectors = learn_said_vectors(inputs, CPU, lambda done, total, figures: told.append(figures["loss"]))
+    assert vectors.shape == (40, 8)
+    assert told[-1] < told[0] - 0.4, told
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-only"])
+def test_a_learnt_vector_tells_its_own_text_and_not_anothers(kind, llama, tiny_encoder):
+    torch.manual_seed(0)
+    model = LanguageModel(llama if kind == "causal" else tiny_encoder, generates=True)
+    items = ItemVectors(2, 8, into=model)
+    tokens, mask, rows = torch.tensor([[5, 6, 7], [9, 8, 10]]), torch.ones(2, 3, dtype=torch.int64), torch.arange(2)
+    frozen = [parameter.clone() for parameter in model.model.parameters()]
+    optimizer = torch.optim.Adam([*items.parameters(), *(p for p in model.parameters() if p.requires_grad)], lr=0.02)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model.text_loss(items(rows), tokens, mask).backward()
+        optimizer.step()
+    own, swapped = (float(model.text_loss(items(order), tokens, mask).detach()) for order in (rows, rows.flip(0)))
+    assert own < swapped - 0.3
+    assert all(torch.equal(new, old) for new, old in zip(model.model.parameters(), frozen, strict=True))
+
+
+def test_said_refuses_a_causal_model_without_its_head(tmp_path):
+    with pytest.raises(InputError, match=r"has no lm_head\.weight: method said generates text"):
+        LanguageModel(write_tiny_llama(tmp_path / "headless", with_head=False), generates=True)
+
+
+def test_frequencies_are_the_shares_of_categories_in_each_history():
+    histories = Sequences.from_lists([[1, 2, 3, 1], [3]])
+    frequencies = category_frequencies(histories, np.array([0, 2, 1]))
+    assert frequencies.tolist() == [[0.5, 0.25, 0.25], [0, 1, 0]]
+
+
+def test_categories_are_clusters():
+    embeddings = np.array([[0, 0], [0, 0.1], [5, 5], [5, 5.1]], dtype=np.float32)
+    a, b, c, d = latent_categories(embeddings, number=2, seed=0)
+    assert a == b != c == d
+    assert len(latent_categories(embeddings, number=9, seed=0)) == 4
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-only"])
+def test_tslrec_learns_to_tell_the_categories_of_a_history(kind, llama, tiny_encoder, tiny_dataset):
+    told = []
+    model = llama if kind == "causal" else tiny_encoder
+    inputs = make_inputs("tslrec", tiny_dataset, model, tslrec={"epochs": 25, "num_categories": 4, "batch_size": 10})
+    vectors = learn_tslrec_vectors(inputs, CPU, lambda done, total, figures: told.append(figures["loss"]))
+    assert vectors.shape == (40, 32)
+    assert told[-1] < told[0] - 0.05
+    assert torch.isfinite(vectors).all()

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+
+from llmemb.data.sequences import Sequences
+from llmemb.errors import InputError
+from llmemb.rat.methods.melt import Contexts, Mutual, attention, head_users, newest_states
+from llmemb.rat.model import make_model
+from llmemb.rat.training import Step, TrainableRecommender
+from tests.rat.methods.conftest import SEQUENCES, make_inputs
+
+TRAIN = make_inputs("melt").dataset.train
+
+
+def make_melt(**settings) -> tuple[TrainableRecommender, Mutual]:
+    model = make_model(make_inputs("melt", **settings))
+    assert isinstance(model.auxiliary, Mutual)
+    return model, model.auxiliary
+
+
+def step(model: TrainableRecommender, progress: float = 0.0) -> Step:
+    rows = torch.arange(6)
+    return Step(model.item_embeddings(), rows, progress, np.random.default_rng(0))
+
+
+def test_head_users_have_the_longest_histories():
+    assert head_users(TRAIN).tolist() == [0, 1]
+    with pytest.raises(InputError, match="all are as short"):
+        head_users(Sequences.from_lists([[1, 2], [2, 3], [3, 4]]))
+
+
+def test_contexts_are_the_histories_that_end_with_the_item():
+    sequences = Sequences.from_lists([[1, 2, 1], [2, 1], [3]])
+    random = np.random.default_rng(0)
+    histories, owners = Contexts(sequences, num_items=3, max_contexts=5).draw(np.array([1, 3]), random)
+    assert [list(histories[number]) for number in range(len(histories))] == [[1], [1, 2, 1], [2, 1], [3]]
+    assert owners.tolist() == [0, 0, 0, 1]
+    few, owners = Contexts(sequences, num_items=3, max_contexts=2).draw(np.array([1]), random)
+    assert len(few) == 2
+    assert all(few[number][-1] == 1 for number in range(2))
+
+
+def test_attention_moves_from_the_most_popular_to_the_least():
+    places = np.arange(5)
+    assert attention(places, 5, 0.0).argmax() == 0
+    assert attention(places, 5, 0.5).argmax() == 2
+    assert attention(places, 5, 1.0).argmax() == 4
+    assert attention(places, 5, 0.0)[-1] == pytest.approx(0.0)
+
+
+def test_both_branches_learn_from_the_loss(backbone):
+    model, mutual = make_melt(backbone=backbone)
+    assert model.encoder.tail_users is not None
+    branches = [*mutual.parameters(), *model.encoder.tail_users.parameters()]
+    optimizer = torch.optim.Adam(branches, lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = mutual.loss(model, step(model))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(float(parameter.grad.abs().sum()) > 0 for parameter in branches if parameter.grad is not None)
+
+
+def test_tail_items_are_overwritten_before_each_epoch_but_the_first():
+    model, mutual = make_melt()
+    before = model.table.weight.detach().clone()  # type: ignore[union-attr]
+    mutual.begin_epoch(model, 0, np.random.default_rng(0))
+    assert torch.equal(model.table.weight, before)  # type: ignore[union-attr]
+    mutual.begin_epoch(model, 1, np.random.default_rng(0))
+    after = model.table.weight.detach()  # type: ignore[union-attr]
+    popularity = TRAIN.counts(6)[1:]
+    head = int(popularity.argmax())  # a fifth of six items is one
+    changed = (after != before).any(1).tolist()
+    assert changed == [row != head and popularity[row] > 0 for row in range(6)]
+
+
+def test_what_overwrites_is_the_item_branch_of_the_mean_enhanced_context():
+    model, mutual = make_melt(melt={"max_contexts": 99})
+    item = 4
+    histories, _ = Contexts(TRAIN, num_items=6, max_contexts=99).draw(np.array([item]), np.random.default_rng(0))
+    model.eval()
+    states = newest_states(model, histories, model.item_embeddings())
+    expected = mutual.item_branch(model.encoder.tail_users.enhance(states).mean(0)) / model.encoder.input_scale
+    mutual.begin_epoch(model, 1, np.random.default_rng(0))
+    torch.testing.assert_close(model.table.weight[item - 1], expected)  # type: ignore[union-attr]
+
+
+def test_only_tail_users_are_enhanced_and_only_when_recommending():
+    model, _ = make_melt()
+    tail_users = model.encoder.tail_users
+    assert tail_users is not None
+    assert tail_users.longest == 2
+    torch.nn.init.ones_(tail_users.branch.bias)
+    short, long = torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])
+    embeddings = model.item_embeddings()
+    for history, expected in ((short, True), (long, False)):
+        plain = model.train().encoder(history, embeddings)
+        enhanced = model.eval().encoder(history, embeddings)
+        assert torch.allclose(plain, enhanced) != expected
+
+
+def test_it_starts_from_the_finished_recommender():
+    inputs = make_inputs("melt")
+    assert inputs.collaborative is not None
+    torch.testing.assert_close(make_model(inputs).item_embeddings(), inputs.collaborative.item_embeddings)
+    inputs.collaborative.weights.pop("table.weight")
+    with pytest.raises(InputError, match="collaborative: its weights are not those"):
+        make_model(inputs)
+
+
+def test_the_sample_is_as_these_tests_need_it():
+    assert TRAIN.lengths.tolist() == [6, 6, *[2] * 8]
+    assert len(SEQUENCES) == 10

@@ -1,0 +1,88 @@
+"""What each method's items are before training, and which of their parameters are trained."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from llmemb.rat.adapter import scale
+from llmemb.rat.alignment import CollaborativeAlignment
+from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
+from llmemb.rat.model import make_model
+from tests.rat.methods.conftest import make_inputs
+
+
+def trained(model: torch.nn.Module) -> set[str]:
+    return {name for name, _ in model.table.named_parameters()}  # type: ignore[union-attr]
+
+
+def test_every_method_of_the_config_is_one_that_exists():
+    assert set(METHODS) == set(RatConfig.model_fields["method"].annotation.__args__)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_scores_on_every_backbone(method, backbone):
+    model = make_model(make_inputs(method, backbone=backbone)).eval()
+    assert model.item_embeddings().shape == (6, 4)
+    assert torch.isfinite(model.final_table()).all()
+
+
+def test_llm2x_starts_at_the_principal_components_and_trains_them():
+    inputs = make_inputs("llm2x", llm2x={"start_length": 2.0})
+    model = make_model(inputs)
+    table = model.table().detach()
+    expected = PCA(4).fit_transform(scale(inputs.embeddings, "standardise").numpy())
+    for column in range(4):  # the sign of a component is arbitrary
+        assert abs(np.corrcoef(table[:, column], expected[:, column])[0, 1]) == pytest.approx(1.0, abs=1e-4)
+    assert float(table.square().sum(1).mean().sqrt()) == pytest.approx(2.0, rel=1e-4)
+    assert trained(model) == {"weight"}
+    assert model.content.shape[1] == 0  # the text is where it starts, and no more
+
+
+def test_llmemb_without_adapter_is_a_frozen_pca():
+    inputs = make_inputs("llmemb", adapter={"kind": "pca", "add_ids": False})
+    model = make_model(inputs)
+    assert trained(model) == set()
+    linear = make_model(make_inputs("llmemb", adapter={"kind": "linear", "add_ids": False}))
+    torch.testing.assert_close(model.table().abs(), linear.table().detach().abs())
+
+
+def test_llmemb_with_an_unfrozen_table_trains_it_from_the_embeddings():
+    frozen = make_model(make_inputs("llmemb"))
+    unfrozen = make_model(make_inputs("llmemb", adapter={"freeze_embeddings": False}))
+    torch.testing.assert_close(unfrozen.table(), frozen.table())
+    assert trained(unfrozen) - trained(frozen) == {"parts.0.embeddings.weight"}
+
+
+def test_llmemb_is_aligned_unless_the_weight_is_zero():
+    assert isinstance(make_model(make_inputs("llmemb")).auxiliary, CollaborativeAlignment)
+    assert make_model(make_inputs("llmemb", alignment={"weight": 0.0})).auxiliary is None
+
+
+def test_said_keeps_its_vectors_frozen_unless_asked():
+    inputs = make_inputs("said")
+    model = make_model(inputs)
+    assert trained(model) == set()
+    torch.testing.assert_close(model.table(), inputs.item_vectors)
+    assert trained(make_model(make_inputs("said", said={"freeze": False}))) == {"weight"}
+
+
+def test_text_sum_is_the_finished_ids_with_content_beside_them():
+    inputs = make_inputs("text_sum")
+    model = make_model(inputs)
+    torch.testing.assert_close(model.item_embeddings(), inputs.collaborative.item_embeddings)
+    assert model.content.shape == (6, 5)
+    assert not METHODS["text_sum"].trains
+
+
+def test_a_method_without_what_it_needs_is_refused():
+    with pytest.raises(ValueError, match="method said needs prompt: expected how an item reads"):
+        RatConfig.model_validate({"dataset": "d", "output": "o", "method": "said", "base_model": "b"})
+
+
+def test_settings_of_other_methods_are_no_part_of_what_a_method_makes():
+    one, other = (make_inputs("llmemb", melt={"item_weight": weight}).config for weight in (0.1, 0.2))
+    assert one.identity() == other.identity()
+    one, other = (make_inputs("melt", melt={"item_weight": weight}).config for weight in (0.1, 0.2))
+    assert one.identity() != other.identity()
