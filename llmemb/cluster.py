@@ -4,6 +4,10 @@ import logging
 import os
 from typing import Any
 
+from llmemb.errors import InputError
+
+DEVICES = ("auto", "cpu", "gpu")
+
 
 def connect() -> None:
     """Joins the Ray cluster this process is addressed to (a submitted job's, RAY_ADDRESS), or starts a local one."""
@@ -34,17 +38,26 @@ def quiet_ray_data() -> Any:
 
 
 def has_gpus() -> bool:
-    """Whether the cluster has GPUs: then training and encoding use one each, with NCCL; else CPUs, with gloo."""
+    """Whether training and encoding use a GPU each, with NCCL; else CPUs, with gloo.
+
+    They do where the cluster has GPUs, and where ``LLMEMB_DEVICE=gpu`` says that it will: one that autoscales from zero
+    has none before somebody asks for one.
+    """
     import ray
 
-    return ray.cluster_resources().get("GPU", 0) > 0
+    device = os.environ.get("LLMEMB_DEVICE", "auto")
+    if device not in DEVICES:
+        raise InputError(f"LLMEMB_DEVICE: expected one of {', '.join(DEVICES)}, got {device!r}")
+    return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def cpu_threads(num_workers: int) -> int:
-    """The CPU threads of one of ``num_workers`` that share the cluster's CPUs; at least one."""
+    """The CPU threads of one of ``num_workers``: as many as let all of them find room on the nodes, at least one."""
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // num_workers)
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    threads = range(max(cpus, default=1), 1, -1)
+    return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
 
 
 def training_workers(num_workers: int, *, threads: int) -> Any:
@@ -53,4 +66,18 @@ def training_workers(num_workers: int, *, threads: int) -> Any:
 
     on_gpu = has_gpus()
     resources = None if on_gpu else {"CPU": threads}
+    say_if_waiting("training", num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu))
     return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources)
+
+
+def say_if_waiting(work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
+    """Prints a line where the nodes have no room for all workers: an autoscaling cluster starts more, another never."""
+    import ray
+
+    wanted = {"CPU": cpus, "GPU": gpus}
+    needs = {kind: number for kind, number in wanted.items() if number}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in nodes)
+    if room < num_workers:
+        each = ", ".join(f"{number} {kind}" for kind, number in needs.items())
+        print(f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each)", flush=True)

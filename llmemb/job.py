@@ -3,7 +3,8 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 from llmemb.config import JobConfig
@@ -11,13 +12,15 @@ from llmemb.errors import InputError
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 BAD_INPUT = 2
+CLUSTER_LOST = 75
+"""EX_TEMPFAIL: the job may be run again as it is."""
 
 
 def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoReturn:
     """Runs ``python jobs/x.py --config FILE.yaml [section.key=value …]`` and exits.
 
-    Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, and with a
-    traceback and 1 when the software is at fault.
+    Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, with 75 and
+    a traceback when the cluster lost what the job needed, and with 1 and a traceback when the software is at fault.
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")
@@ -31,7 +34,11 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
     except Exception as error:
         bad_input = find_input_error(error)
         if bad_input is None:
-            raise
+            if not lost_by_cluster(error):
+                raise
+            traceback.print_exc()
+            print("error: the cluster lost a part of the job: run it again to go on", file=sys.stderr)
+            sys.exit(CLUSTER_LOST)
         print(f"error: {' '.join(str(bad_input).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(0)
@@ -39,6 +46,35 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The bad input behind an exception, also one that crossed Ray in another's cause or message of failures."""
+    # Ray's own exception is an InputError too, but its message is a remote traceback; its cause is the error.
+    found = (each for each in _behind(error) if isinstance(each, InputError) and not hasattr(each, "cause"))
+    return next(found, None)
+
+
+def lost_by_cluster(error: BaseException) -> bool:
+    """Whether an exception stands for a node, or a process on it, that is gone."""
+    if "ray" not in sys.modules:
+        return False
+    from ray import exceptions
+
+    gone = (
+        exceptions.ActorUnavailableError,
+        exceptions.LocalRayletDiedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.RaySystemError,
+        exceptions.WorkerCrashedError,
+    )
+    return any(
+        isinstance(each, gone)
+        # An actor also dies of what its own constructor raises.
+        or (isinstance(each, exceptions.ActorDiedError) and "raised in its creation task" not in str(each))
+        for each in _behind(error)
+    )
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and all that led to it, here and on other nodes."""
     seen: set[int] = set()
     queue = [error]
     while queue:
@@ -46,9 +82,6 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        # Ray's own exception is an InputError too, but its message is a remote traceback; its cause is the error.
-        if isinstance(current, InputError) and not hasattr(current, "cause"):
-            return current
+        yield current
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         queue += list(getattr(current, "worker_failures", {}).values())
-    return None

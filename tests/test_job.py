@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from llmemb.config import JobConfig
 from llmemb.errors import InputError
-from llmemb.job import find_input_error
+from llmemb.job import find_input_error, lost_by_cluster, main
 
 JOBS = sorted((Path(__file__).resolve().parents[1] / "jobs").glob("*.py"))
 
@@ -65,3 +66,41 @@ def test_a_fault_of_the_software_is_not_taken_for_bad_input():
     error = RuntimeError("while reading")
     error.__cause__ = InputError("items: what is wrong")
     assert find_input_error(error) is error.__cause__
+
+
+def died_in_its_constructor() -> Exception:
+    from ray import exceptions
+
+    error = exceptions.ActorDiedError()
+    error.args = ("The actor died because of an error raised in its creation task, ValueError",)
+    error.error_msg = error.args[0]
+    return error
+
+
+def lost() -> list[Exception]:
+    from ray import exceptions
+
+    wrapped = RuntimeError("while training")
+    wrapped.__cause__ = exceptions.NodeDiedError("gone")
+    return [exceptions.NodeDiedError("gone"), exceptions.WorkerCrashedError(), exceptions.ActorDiedError(), wrapped]
+
+
+def test_what_the_cluster_lost_is_told_from_the_softwares_own_faults():
+    assert all(map(lost_by_cluster, lost()))
+    assert not any(map(lost_by_cluster, [RuntimeError("a bug"), died_in_its_constructor()]))
+
+
+def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("output: x\n")
+    monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml")])
+
+    class Config(JobConfig):
+        output: str
+
+    def run(_: Config) -> None:
+        raise lost()[0]
+
+    with pytest.raises(SystemExit) as exit_:
+        main(Config, run)
+    assert exit_.value.code == 75
+    assert capsys.readouterr().err.endswith("error: the cluster lost a part of the job: run it again to go on\n")

@@ -1,4 +1,4 @@
-"""``llmemb``: a command for looking at and looking after artifacts, and for making a sample."""
+"""``llmemb``: a command for looking at and looking after artifacts, running jobs on a cluster, making a sample."""
 
 import sys
 from typing import Any
@@ -10,6 +10,7 @@ from llmemb.cli import export, prompts, snapshots
 from llmemb.cli.neighbours import neighbours
 from llmemb.cli.recommend import recommend
 from llmemb.cli.sample import sample
+from llmemb.cli.submit import submit
 from llmemb.errors import InputError
 from llmemb.job import BAD_INPUT
 
@@ -29,6 +30,7 @@ app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False
 app.command()(sample)
 app.command()(neighbours)
 app.command()(recommend)
+app.command()(submit)
 app.add_typer(export.app, name="export")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(snapshots.app, name="snapshots")
@@ -36,4 +38,4 @@ app.add_typer(snapshots.app, name="snapshots")
 
 @app.callback()
 def llmemb() -> None:
-    """Look at and look after LLMEmb's artifacts; make a sample to try it on."""
+    """Look at and look after LLMEmb's artifacts; run jobs on a cluster; make a sample to try it on."""

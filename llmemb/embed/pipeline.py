@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import connect, has_gpus, quiet_ray_data
+from llmemb.cluster import connect, has_gpus, quiet_ray_data, say_if_waiting
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.meter import Meter, Stint, describe, total_work
@@ -128,6 +128,7 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
     min_workers, max_workers = (
         min(workers, len(todo)) for workers in (config.num_workers, config.max_workers or config.num_workers)
     )
+    say_if_waiting("embed", min_workers, cpus=1 if on_gpu else plan.encoder.threads, gpus=plan.encoder.num_gpus)
     # On a CPU cluster the encoders hold every core; the other stages take a few percent of their time and no slot.
     beside = {"num_cpus": 1} if on_gpu else {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=max_workers + 1)}
     rows = data.from_items([{"bucket": bucket} for bucket in todo], override_num_blocks=len(todo))

@@ -1,0 +1,1 @@
+"""Where jobs run: a cluster on this machine (``local``), Ray on VMs (``aws.yaml``) and on Kubernetes (``kuberay``)."""

@@ -1,0 +1,171 @@
+"""Submitting a job script to a Ray cluster, and seeing it through: its lines, its exit code, another try.
+
+Every job can be run again after any failure, so whatever the cluster is to blame for is simply tried again: a driver
+that a node took with it, a head that restarted. What the job itself says (bad input, a bug) is final.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmemb.errors import InputError
+from llmemb.job import CLUSTER_LOST
+
+EXCLUDES = (".venv*", ".git", "runs", "build", "__pycache__", "*.parquet", "*.safetensors", "*.npy", "*.csv.gz")
+"""Of the working directory: what a job needs is code and configs."""
+POLL_SECONDS = 2.0
+_ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+_JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def submit(
+    job: str,
+    config: str,
+    overrides: Sequence[str] = (),
+    *,
+    address: str,
+    folder: Path,
+    max_retries: int = 3,
+    patience_seconds: float = 600,
+    show: Callable[[str], None] = print,
+) -> int:
+    """Runs ``jobs/<job>.py`` of a folder on a cluster and follows it to its end.
+
+    Args:
+        config: Relative to the folder, which is what travels.
+        address: Of the cluster's dashboard, ``http://host:8265``. The token is what Ray's clients read:
+            ``RAY_AUTH_MODE=token`` with ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``.
+        max_retries: How often the job is submitted again after the cluster lost it.
+        patience_seconds: How long a cluster that answered once may stay silent.
+        show: Takes the job's output, piece by piece.
+
+    Returns:
+        The job's exit code; 75 (try again later) where the cluster has lost it too often.
+
+    Raises:
+        InputError: no such job or config in the folder, no cluster at the address, or another token than the cluster's.
+    """
+    entrypoint = shlex.join(_command(job, config, overrides, folder))
+    client = _connect(address)
+    runtime_env = {"working_dir": str(folder), "excludes": list(EXCLUDES)}
+    for attempt in range(max_retries + 1):
+        code = _run(_Session(client, patience_seconds, show), entrypoint, runtime_env)
+        if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
+            return code
+        if attempt < max_retries:
+            show(f"submit: the cluster lost the job; again, {attempt + 1} of {max_retries}\n")
+    return CLUSTER_LOST
+
+
+def _command(job: str, config: str, overrides: Sequence[str], folder: Path) -> list[str]:
+    script = f"jobs/{job}.py"
+    # The name becomes a path in a shell command on the cluster.
+    if not _JOB_NAME.fullmatch(job) or not (folder / script).is_file():
+        known = ", ".join(sorted(file.stem for file in (folder / "jobs").glob("*.py")))
+        raise InputError(f"job: no {job!r} in {folder}/jobs; expected one of {known or 'none: this is no checkout'}")
+    file = (folder / config).resolve()
+    if not file.is_file() or not file.is_relative_to(folder.resolve()):
+        raise InputError(f"config: {config}: expected a file inside {folder}, which is what travels to the cluster")
+    return ["python", script, "--config", str(file.relative_to(folder.resolve())), *overrides]
+
+
+def _connect(address: str) -> Any:
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    # Ray prefers these to what the caller says.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    for handler in logging.getLogger("ray").handlers:  # one line per file that stays here is too much
+        handler.setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise InputError(
+            f"address: {address} refuses the token: expected RAY_AUTH_MODE=token and the cluster's token in "
+            "RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"address: no Ray cluster answers at {address}: expected http://host:8265") from error
+
+
+def _run(session: "_Session", entrypoint: str, runtime_env: dict[str, Any]) -> int | None:
+    """One submission's exit code; None where the driver has none, for it was lost."""
+    try:
+        job_id = session.ask(lambda client: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        session.show(f"submit: {job_id}: {entrypoint}\n")
+        session.follow(job_id)
+        info = session.ask(lambda client: client.get_job_info(job_id))
+    except _LostError as error:
+        session.show(f"submit: {error}\n")
+        return None
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "STOPPED":
+        session.show("submit: the job was stopped\n")
+        return 1
+    if info.driver_exit_code is None:
+        session.show(f"submit: {' '.join((info.message or 'no message').split())[:500]}\n")
+    return info.driver_exit_code
+
+
+def _is_killed(code: int) -> bool:
+    """Whether a signal ended the driver: a node's memory monitor, or the node's own end."""
+    return code < 0 or code > 128
+
+
+class _LostError(Exception):
+    """The cluster does not answer any more, or does not know the job."""
+
+
+class _Session:
+    """A client that stays patient while a cluster that has answered before does not answer."""
+
+    def __init__(self, client: Any, patience_seconds: float, show: Callable[[str], None]) -> None:
+        self._client, self._patience = client, patience_seconds
+        self.show = show
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """The answer to a question; asked again while nobody answers."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return question(self._client)
+            except OSError as error:  # what requests raises too
+                if time.monotonic() > deadline:
+                    raise _LostError(f"nobody has answered for {self._patience:.0f} s") from error
+                time.sleep(POLL_SECONDS)
+            except RuntimeError as error:  # a head that was restarted knows nothing of its old jobs
+                raise _LostError(" ".join(str(error).split())[:500]) from error
+
+    def follow(self, job_id: str) -> None:
+        """Shows the job's output until it has ended."""
+        shown, had_ended = 0, False
+        while True:
+            shown, is_whole = asyncio.run(self._tail(job_id, shown))
+            ended = self.ask(lambda client: client.get_job_status(job_id)).value in _ENDED
+            # After a cut, the rest of an ended job's output is asked for once more: it may be gone with its node.
+            if ended and (is_whole or had_ended):
+                return
+            had_ended = ended
+            time.sleep(POLL_SECONDS)
+
+    async def _tail(self, job_id: str, shown: int) -> tuple[int, bool]:
+        """How many characters have been shown when the stream ends, and whether it was not cut; each begins anew."""
+        import aiohttp
+
+        seen = 0
+        try:
+            async for text in self._client.tail_job_logs(job_id):
+                seen += len(text)
+                if seen > shown:
+                    self.show(text[-(seen - shown) :])
+                    shown = seen
+        except (aiohttp.ClientError, OSError, RuntimeError):  # what it means is asked of the job's status
+            return shown, False
+        return shown, True

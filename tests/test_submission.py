@@ -1,0 +1,115 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from llmemb import submission
+from llmemb.cli import app
+from llmemb.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIG = "jobs/configs/demo/embed.yaml"
+
+
+class Cluster:
+    """A cluster on which each submission ends as told: with a driver's exit code, or None where the driver is lost."""
+
+    def __init__(self, *ends: int | None, cut_after: int | None = None) -> None:
+        self.ends, self.submitted = list(ends), list[dict[str, Any]]()
+        self.cut_after, self.silent = cut_after, 0
+
+    def submit_job(self, **what: Any) -> str:
+        self.submitted.append(what)
+        return f"job-{len(self.submitted)}"
+
+    def get_job_status(self, job_id: str) -> SimpleNamespace:
+        if self.silent:
+            self.silent -= 1
+            raise ConnectionError
+        return SimpleNamespace(value="RUNNING" if self.cut_after else self.get_job_info(job_id).status)
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        code = self.ends[int(job_id.removeprefix("job-")) - 1]
+        return SimpleNamespace(status="FAILED" if code != 0 else "SUCCEEDED", driver_exit_code=code, message="gone")
+
+    async def tail_job_logs(self, job_id: str) -> Any:
+        del job_id
+        for line in ("one\n", "two\n", "three\n")[: self.cut_after]:
+            yield line
+        if self.cut_after:
+            self.cut_after, self.silent = None, 2
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *overrides: str, **options: Any) -> tuple[int, list[str]]:
+    shown: list[str] = []
+    monkeypatch.setattr(submission, "_connect", lambda _: cluster)
+    monkeypatch.setattr(submission, "POLL_SECONDS", 0)
+    options = {"address": "http://here", "folder": REPOSITORY, "show": shown.append} | options
+    return submission.submit("embed", CONFIG, overrides, **options), shown
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_what_the_job_says_is_final(monkeypatch, code):
+    cluster = Cluster(code)
+    assert run(monkeypatch, cluster)[0] == code
+    assert len(cluster.submitted) == 1
+
+
+@pytest.mark.parametrize("lost", [None, 75, 137, -9])
+def test_a_job_that_the_cluster_loses_is_submitted_again(monkeypatch, lost):
+    cluster = Cluster(lost, lost, 0)
+    code, shown = run(monkeypatch, cluster)
+    assert code == 0
+    assert [what["entrypoint"] for what in cluster.submitted] == [cluster.submitted[0]["entrypoint"]] * 3
+    assert sum("the cluster lost the job" in line for line in shown) == 2
+
+
+def test_a_job_that_is_lost_too_often_may_be_tried_later(monkeypatch):
+    cluster = Cluster(None, None)
+    assert run(monkeypatch, cluster, max_retries=1)[0] == 75
+    assert len(cluster.submitted) == 2
+
+
+def test_a_lost_connection_is_no_lost_job_and_no_line_is_shown_twice(monkeypatch):
+    cluster = Cluster(0, cut_after=2)
+    code, shown = run(monkeypatch, cluster)
+    assert code == 0
+    assert [line for line in shown if not line.startswith("submit:")] == ["one\n", "two\n", "three\n"]
+
+
+def test_a_cluster_that_stays_silent_has_lost_the_job(monkeypatch):
+    cluster = Cluster(0, cut_after=1)
+    cluster.get_job_status = lambda _: exec("raise ConnectionError")
+    code, shown = run(monkeypatch, cluster, max_retries=0, patience_seconds=0)
+    assert code == 75
+    assert "submit: nobody has answered for 0 s\n" in shown
+
+
+def test_values_reach_the_job_as_they_are(monkeypatch):
+    cluster = Cluster(0)
+    run(monkeypatch, cluster, "output=s3://bucket/$(rm -r x)", "num_workers=2")
+    [what] = cluster.submitted
+    assert what["entrypoint"] == f"python jobs/embed.py --config {CONFIG} 'output=s3://bucket/$(rm -r x)' num_workers=2"
+    assert ".venv*" in what["runtime_env"]["excludes"]
+
+
+@pytest.mark.parametrize("job", ["no_such", "../jobs/embed", "/etc/passwd", "embed;ls", ""])
+def test_a_job_is_a_script_of_the_folder(job):
+    with pytest.raises(InputError, match="expected one of embed, evaluate"):
+        submission.submit(job, CONFIG, address="http://here", folder=REPOSITORY)
+
+
+@pytest.mark.parametrize("config", ["/etc/passwd", "../x.yaml", "jobs/configs"])
+def test_a_config_is_a_file_of_the_folder(config):
+    with pytest.raises(InputError, match="expected a file inside"):
+        submission.submit("embed", config, address="http://here", folder=REPOSITORY)
+
+
+def test_no_cluster_at_the_address_is_one_line():
+    command = ["submit", "embed", "--config", CONFIG, "--folder", str(REPOSITORY), "--address", "http://127.0.0.1:9"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert result.stderr == "error: address: no Ray cluster answers at http://127.0.0.1:9: expected http://host:8265\n"
