@@ -1,0 +1,149 @@
+"""What ``ray up`` and kubectl are given: against Ray's own schema, and the fields that KubeRay's resources have."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import llmemb
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLUSTER = REPOSITORY / "cluster"
+JOBS = {file.stem for file in (REPOSITORY / "jobs").glob("*.py")}
+IMAGE = f"REGISTRY/llmemb:{llmemb.__version__}"
+# The fields of KubeRay 1.6's ray.io/v1 that are used here, and what they hold.
+RAY_JOB: dict[str, Any] = {
+    "clusterSelector": dict,
+    "entrypoint": str,
+    "submissionMode": {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"},
+    "backoffLimit": int,
+    "ttlSecondsAfterFinished": int,
+}
+WORKER_GROUP: dict[str, Any] = {
+    "groupName": str,
+    "replicas": int,
+    "minReplicas": int,
+    "maxReplicas": int,
+    "rayStartParams": dict,
+    "labels": dict,
+    "template": dict,
+}
+RAY_CLUSTER: dict[str, Any] = {
+    "rayVersion": str,
+    "authOptions": {"mode": {"token", "disabled"}, "secretName": str},
+    "enableInTreeAutoscaling": bool,
+    "autoscalerOptions": {"version": {"v1", "v2"}, "idleTimeoutSeconds": int},
+    "headGroupSpec": {"rayStartParams": dict, "labels": dict, "template": dict},
+    "workerGroupSpecs": [WORKER_GROUP],
+}
+RAY_CRON_JOB: dict[str, Any] = {"schedule": str, "timeZone": str, "jobTemplate": RAY_JOB}
+SPECS = {"RayJob": RAY_JOB, "RayCluster": RAY_CLUSTER, "RayCronJob": RAY_CRON_JOB}
+
+
+def kubernetes() -> Iterator[dict[str, Any]]:
+    for file in sorted((CLUSTER / "kuberay").glob("*.yaml")):
+        yield from yaml.safe_load_all(file.read_text())
+
+
+def check(value: Any, expected: Any, path: str) -> None:
+    """Each field is known, and of its kind."""
+    if isinstance(expected, dict):
+        assert value.keys() <= expected.keys(), path
+        for key in value:
+            check(value[key], expected[key], f"{path}.{key}")
+    elif isinstance(expected, list):
+        for index, entry in enumerate(value):
+            check(entry, expected[0], f"{path}.{index}")
+    elif isinstance(expected, set):
+        assert value in expected, path
+    else:
+        assert isinstance(value, expected), path
+
+
+def pods() -> list[dict[str, Any]]:
+    """The pod specs of all manifests."""
+    found = []
+    for manifest in kubernetes():
+        if manifest["kind"] == "RayCluster":
+            groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
+            found += [group["template"]["spec"] for group in groups]
+        elif manifest["kind"] == "CronJob":
+            found.append(manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+    return found
+
+
+def test_ray_accepts_the_aws_cluster():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((CLUSTER / "aws.yaml").read_text()))
+    validate_config(config)
+    with pytest.raises(Exception, match="Additional properties are not allowed"):
+        validate_config(config | {"idle_timeout": 5})
+
+
+def test_aws_nodes_come_and_go_encrypted_and_without_keys():
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    types = config["available_node_types"]
+    workers = {name: kind for name, kind in types.items() if name != config["head_node_type"]}
+    assert len(workers) == 3
+    assert all(kind["min_workers"] == 0 for kind in workers.values())
+    for kind in types.values():
+        node = kind["node_config"]
+        assert all(disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"])
+        assert "instance-profile" in node["IamInstanceProfile"]["Arn"]
+        assert node["MetadataOptions"]["HttpTokens"] == "required"
+    assert "InstanceMarketOptions" not in types["gpu_on_demand"]["node_config"]
+    assert types["gpu_spot"]["priority"] > types["gpu_on_demand"]["priority"]
+    starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
+    assert all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert config["docker"]["image"] == IMAGE
+
+
+def test_kuberays_resources_have_known_fields():
+    kinds = []
+    for manifest in kubernetes():
+        if manifest["apiVersion"] == "ray.io/v1":
+            kinds.append(manifest["kind"])
+            check(manifest["spec"], SPECS[manifest["kind"]], manifest["kind"])
+    assert sorted(kinds) == ["RayCluster", "RayCronJob", *["RayJob"] * len(JOBS)]
+
+
+def test_every_job_has_a_rayjob_that_runs_it_on_the_cluster():
+    jobs = {
+        manifest["metadata"]["labels"]["job"]: manifest for manifest in kubernetes() if manifest["kind"] == "RayJob"
+    }
+    assert jobs.keys() == JOBS
+    for job, manifest in jobs.items():
+        assert manifest["spec"]["entrypoint"].endswith(f"python jobs/{job}.py --config /etc/llmemb/{job}.yaml")
+        assert manifest["spec"]["clusterSelector"] == {"ray.io/cluster": "llmemb"}
+
+
+def test_pods_are_nobody_special_and_use_the_image():
+    assert len(pods()) == 4
+    for pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in pod["containers"]:
+            assert container["image"] == IMAGE
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert not [entry for entry in container["env"] if "TOKEN" in entry["name"] and "value" in entry]
+
+
+def test_versions_are_those_that_are_pinned():
+    pinned = (REPOSITORY / "constraints.txt").read_text()
+    [cluster] = [manifest for manifest in kubernetes() if manifest["kind"] == "RayCluster"]
+    assert f"ray=={cluster['spec']['rayVersion']}\n" in pinned
+
+
+def test_the_image_is_pinned_and_not_root():
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users == ["llmemb"]
+    assert any("--constraint constraints.txt" in line for line in lines)
+    ignored = (REPOSITORY / ".dockerignore").read_text().split()
+    copied = {path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]}
+    assert copied == {path.removeprefix("!") for path in ignored if path.startswith("!")}
