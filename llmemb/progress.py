@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere one line per interval."""
+"""Progress of long work: a bar on a terminal, elsewhere one line per interval; metrics, where it runs on a cluster."""
 
 import contextlib
 import sys
@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from llmemb.telemetry import Telemetry
 
 LINE_INTERVAL_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -85,6 +87,8 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
     survives: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
     board = actor.options(num_cpus=0, scheduling_strategy=here, **survives).remote()
     stop = threading.Event()
+    telemetry = Telemetry(description)
+    telemetry.report(0, total, {})
     with bar(description, total, unit) as shown:
 
         def show() -> None:
@@ -94,6 +98,7 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
                 if done != seen:
                     seen = done
                     shown.update(done, new_total, **figures)
+                    telemetry.report(done, new_total, figures)
 
         thread = threading.Thread(target=show, daemon=True)
         thread.start()
@@ -105,6 +110,7 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
             done, new_total, figures = ray.get(board.read.remote())
             if done != shown.done:
                 shown.update(done, new_total, **figures)
+                telemetry.report(done, new_total, figures)
             ray.kill(board)
 
 
