@@ -47,9 +47,11 @@ def read(folder: str, entry: dict[str, Any]) -> pa.Table:
     """The file of a folder's manifest entry.
 
     Raises:
-        InputError: it is not the one that the manifest names.
+        InputError: it is not the one that the manifest names, or not in the folder.
     """
     uri = storage.join(folder, entry["file"])
+    if storage.name(uri) != entry["file"] or entry["file"] == "..":
+        raise InputError(f"{folder}: its manifest names {entry['file']!r}; expected a file of the folder itself")
     content = storage.read_bytes(uri)
     if storage.checksum(content) != entry["sha256"]:
         raise InputError(f"{uri}: its checksum is not the manifest's: the file was changed or cut")

@@ -15,6 +15,7 @@ A shard is ``item_id: string``, ``embedding: fixed_size_list<dtype>[dimension]``
 """
 
 import json
+import re
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ from llmemb.vectors import ITEM_ID, MANIFEST_FILE
 
 FORMAT = 2
 LATEST_FILE = "LATEST"
+_FOLDER_NAME = re.compile(r"[\w-]+")
 
 
 class Snapshot:
@@ -110,9 +112,18 @@ def latest(root: str) -> Snapshot | None:
 
 
 def latest_id(root: str) -> str | None:
-    """The id of the newest published snapshot of a root; None where there is none."""
+    """The id of the newest published snapshot of a root; None where there is none.
+
+    Raises:
+        InputError: LATEST holds something else than a folder's name.
+    """
     uri = storage.join(root, LATEST_FILE)
-    return storage.read_bytes(uri).decode().strip() if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    found = storage.read_bytes(uri).decode(errors="replace").strip()
+    if not _FOLDER_NAME.fullmatch(found):
+        raise InputError(f"{uri}: expected the name of a snapshot's folder, got {found[:40]!r}")
+    return found
 
 
 def is_published(uri: str) -> bool:

@@ -7,12 +7,14 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from llmemb.errors import InputError
+from llmemb.storage.paths import check_no_password
 
 MAX_ATTEMPTS = 10
 """Of one request to a store; ``AWS_MAX_ATTEMPTS`` overrides it."""
 
 
 def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    check_no_password(uri)
     try:
         return fsspec.core.url_to_fs(uri, **_options(uri))
     except ImportError as error:

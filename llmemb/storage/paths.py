@@ -1,17 +1,22 @@
 """URIs and local paths, as text."""
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 from llmemb.errors import InputError
+
+_PASSWORD = re.compile(r"^(\w+)://[^/@]*:[^/@]*@")
 
 
 def absolute(uri: str) -> str:
     """The URI itself, or a local path made absolute.
 
     Raises:
-        InputError: a relative path inside the working directory that Ray made for a submitted job, which Ray deletes.
+        InputError: a relative path inside the working directory that Ray made for a submitted job, which Ray deletes;
+            a URI with a password in it.
     """
+    check_no_password(uri)
     if "://" in uri and not uri.startswith("file://"):
         return uri.rstrip("/")
     path = Path(uri.removeprefix("file://")).expanduser()
@@ -21,6 +26,18 @@ def absolute(uri: str) -> str:
             "expected an absolute path or a URI such as s3://bucket/folder"
         )
     return os.path.abspath(path)
+
+
+def check_no_password(uri: str) -> None:
+    """URIs are written into configs, records and error messages: what they hold is no secret.
+
+    Raises:
+        InputError: one holds a password, which is not shown.
+    """
+    if found := _PASSWORD.match(uri):
+        raise InputError(
+            f"{found[1]}://…: holds a password; expected it in the environment or in the store's own configuration"
+        )
 
 
 def join(uri: str, *parts: str) -> str:

@@ -213,3 +213,10 @@ def test_wrong_credentials_are_one_clear_line_before_any_work(object_stores, tin
     assert result.stderr.startswith(f"error: {root}")
     assert result.stderr.count("\n") == 1
     assert "wrong-secret" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "..", "", "s3://bucket/x"])
+def test_latest_cannot_lead_outside_of_its_root(tmp_path, name):
+    storage.write_bytes(f"{tmp_path}/LATEST", name.encode())
+    with pytest.raises(InputError, match="expected the name of a snapshot's folder"):
+        Snapshot.open(str(tmp_path))
