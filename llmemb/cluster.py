@@ -1,12 +1,19 @@
 """The Ray cluster a job runs on: joining it, and what it has."""
 
+import contextlib
 import logging
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from llmemb.errors import InputError
 
 DEVICES = ("auto", "cpu", "gpu")
+# Ray core warns of every actor pool of Ray Data, whose arguments Ray Data itself keeps alive:
+# https://github.com/ray-project/ray/issues/57733
+_FALSE_ALARM = b"has constructor arguments in the object store and max_restarts > 0"
 
 
 def connect() -> None:
@@ -35,6 +42,35 @@ def quiet_ray_data() -> Any:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
     return ray.data
+
+
+@contextlib.contextmanager
+def quiet_actor_pools() -> Iterator[None]:
+    """Keeps one false alarm of Ray's core off standard error while pools start; every other line passes.
+
+    The core writes to the file descriptor itself, at a level that could be silenced only with all its errors.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def pass_on() -> None:
+        with open(reading, "rb") as lines:
+            for line in lines:
+                if _FALSE_ALARM not in line:
+                    os.write(stderr, line)
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        thread.join()
+        os.close(stderr)
 
 
 def has_gpus() -> bool:

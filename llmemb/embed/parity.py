@@ -1,36 +1,44 @@
 """The gate before a snapshot is published: are these the vectors that the encoder gives each item alone?"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmemb import vectors
-from llmemb.embed.changes import read_items
+from llmemb.embed.changes import PROMPT_HASH, parent_hashes, read_items
 from llmemb.embed.config import ParityConfig
 from llmemb.embed.plan import EncoderPlan, SnapshotPlan
 from llmemb.embed.snapshot import Snapshot
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
 from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID
 
 SAMPLED_SHARDS = 8
 
 
-def check_parity(snapshot: Snapshot, plan: SnapshotPlan, config: ParityConfig) -> dict[str, Any]:
-    """Compares a sample of stored vectors with unbatched float32 ones, item by item, from the catalogue again.
+def check_parity(
+    snapshot: Snapshot, plan: SnapshotPlan, buckets: Sequence[int], config: ParityConfig
+) -> dict[str, Any]:
+    """Compares a sample of tonight's vectors, as stored, with unbatched float32 ones, from the catalogue again.
+
+    The others passed on the night that encoded them, and are the same bytes.
+
+    Args:
+        buckets: Those of which items were encoded.
 
     Returns:
-        ``sample_items`` and their lowest cosine, for the manifest.
+        ``sample_items`` and their lowest cosine, for the manifest; None where nothing was encoded.
 
     Raises:
         InputError: a cosine below the limit; nothing is published.
     """
+    if not buckets:
+        return {"sample_items": 0, "min_cosine": None}
     import ray
 
-    item_ids, prompts, stored = _sample(snapshot, plan, config.sample_items)
+    item_ids, prompts, stored = _sample(snapshot, plan, buckets, config.sample_items)
     encoder = plan.encoder
     cpus, gpus = (1, 1) if encoder.on_gpu else (encoder.threads, 0)
     expected = np.asarray(ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(_unbatched).remote(encoder, prompts)))
@@ -44,18 +52,21 @@ def check_parity(snapshot: Snapshot, plan: SnapshotPlan, config: ParityConfig) -
     return {"sample_items": len(item_ids), "min_cosine": float(cosines[worst])}
 
 
-def _sample(snapshot: Snapshot, plan: SnapshotPlan, size: int) -> tuple[list[str], list[str], NDArray[np.float64]]:
-    """Ids, prompts and stored vectors of items spread over a few shards, the same for the same snapshot."""
+def _sample(
+    snapshot: Snapshot, plan: SnapshotPlan, buckets: Sequence[int], size: int
+) -> tuple[list[str], list[str], NDArray[np.float64]]:
+    """Ids, prompts and stored vectors of encoded items of a few shards, the same for the same snapshot."""
     generator = np.random.default_rng(int(snapshot.snapshot_id, 16))
-    filled = [index for index, entry in enumerate(snapshot.manifest["files"]) if entry["rows"]]
-    shards = generator.choice(filled, size=min(SAMPLED_SHARDS, len(filled)), replace=False)
+    shards = generator.choice(buckets, size=min(SAMPLED_SHARDS, len(buckets)), replace=False)
     prompts: dict[str, str] = {}
     stored: dict[str, NDArray[np.floating]] = {}
     for shard in shards.tolist():
+        parent = parent_hashes(plan, shard)
         table = snapshot.part(snapshot.manifest["files"][shard])
-        rows = generator.choice(table.num_rows, size=min(-(-size // len(shards)), table.num_rows), replace=False)
-        item_ids = table.column(ITEM_ID).take(rows).to_pylist()
-        stored |= zip(item_ids, vectors.from_table(table)[rows], strict=True)
+        hashes = zip(table.column(ITEM_ID).to_pylist(), table.column(PROMPT_HASH).to_pylist(), strict=True)
+        encoded = [row for row, (item_id, prompt_hash) in enumerate(hashes) if parent.get(item_id) != prompt_hash]
+        rows = generator.choice(encoded, size=min(-(-size // len(shards)), len(encoded)), replace=False)
+        stored |= zip(table.column(ITEM_ID).take(rows).to_pylist(), vectors.from_table(table)[rows], strict=True)
         for items in read_items(plan, shard):
             for item in items:
                 if item.prompt and item.item_id in stored:
@@ -65,6 +76,10 @@ def _sample(snapshot: Snapshot, plan: SnapshotPlan, size: int) -> tuple[list[str
 
 
 def _unbatched(encoder: EncoderPlan, prompts: list[str]) -> NDArray[np.float64]:
+    import torch
+
+    from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
+
     if not encoder.on_gpu:
         torch.set_num_threads(encoder.threads)
     with local_folder(encoder.uri) as path:

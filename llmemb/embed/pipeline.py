@@ -8,27 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import connect, has_gpus, quiet_ray_data, say_if_waiting
+from llmemb.cluster import connect, has_gpus, quiet_actor_pools, quiet_ray_data, say_if_waiting
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.meter import Meter, Stint, describe, total_work
 from llmemb.embed.parity import check_parity
 from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vector_identity
-from llmemb.embed.shards import (
-    REFUSED_FILE,
-    EncodeBucket,
-    compare,
-    read_records,
-    tokenize_bucket,
-    write_refused,
-    write_shard,
-)
+from llmemb.embed.records import REFUSED_FILE, Records, encoded_buckets, read_records, write_refused
+from llmemb.embed.shards import EncodeBucket, compare, tokenize_bucket, write_shard
 from llmemb.embed.snapshot import FORMAT, Snapshot, is_published, latest, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
-
-Records = dict[int, dict[str, Any]]
 
 
 def run_embed(config: EmbedConfig) -> None:
@@ -68,7 +59,7 @@ def run_embed(config: EmbedConfig) -> None:
     manifest = identity | _summary(records, dataset, plan) | {"parent": parent.snapshot_id if parent else None}
     manifest["refused_file"] = write_refused(plan, [i for i, record in records.items() if record["counts"]["refused"]])
     _check_refused(manifest["counts"], plan.uri, config.max_refused_share)
-    manifest["parity"] = check_parity(Snapshot(plan.uri, manifest), plan, config.parity)
+    manifest["parity"] = check_parity(Snapshot(plan.uri, manifest), plan, encoded_buckets(records), config.parity)
     is_mine = publish(config.output, manifest, parent)
     _remove_records(plan)
     print(_described(plan.uri, manifest) if is_mine else f"embeddings: another run of this job published {plan.uri}")
@@ -83,7 +74,7 @@ def _template(config: EmbedConfig, folder: EncoderFolder) -> PromptTemplate:
 
 
 def _make_shards(config: EmbedConfig, dataset: Dataset, plan: SnapshotPlan) -> Records:
-    """The records of all shards: those that an earlier run finished, those copied, and those made now."""
+    """The records of all shards: an earlier run's, those of the parent's vectors alone, and those encoded now."""
     records = read_records(plan)
     if records:
         print(f"embed: goes on after {len(records):,} finished shards of {plan.num_buckets:,}")
@@ -98,7 +89,7 @@ def _make_shards(config: EmbedConfig, dataset: Dataset, plan: SnapshotPlan) -> R
 
 
 def _compare(todo: list[int], plan: SnapshotPlan, records: Records) -> dict[int, int]:
-    """How many items of each bucket are to be encoded; adds the records of the shards that were copied."""
+    """How many items of each bucket are to be encoded; adds the records of the shards of which nothing is."""
     fresh: dict[int, int] = {}
     with progress.bar("compare", total=len(todo), unit="shards") as bar:
         if todo:
@@ -114,7 +105,10 @@ def _compare(todo: list[int], plan: SnapshotPlan, records: Records) -> dict[int,
 def _encode(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], num_fresh: int, records: Records) -> None:
     started = time.monotonic()
     stints = []
-    with progress.remote_bar("embed", total=num_fresh, unit="items", board_class=Meter) as meter:
+    with (
+        quiet_actor_pools(),
+        progress.remote_bar("embed", total=num_fresh, unit="items", board_class=Meter) as meter,
+    ):
         for record in _stream(config, plan, todo, meter):
             records[record["bucket"]] = record
             stints.append(Stint(*record["stint"]))
@@ -184,7 +178,7 @@ def _remove_records(plan: SnapshotPlan) -> None:
 def _described(uri: str, manifest: dict[str, Any]) -> str:
     counts = manifest["counts"]
     shown = ", ".join(f"{counts[name]:,} {name}" for name in ("new", "changed", "kept", "deleted", "refused"))
-    return (
-        f"embeddings: {uri}: {counts['total']:,} items x {manifest['dimension']} {manifest['dtype']} ({shown}), "
-        f"cosine to unbatched float32 ≥ {manifest['parity']['min_cosine']:.5f}"
-    )
+    cosine = manifest["parity"]["min_cosine"]
+    checked = "nothing encoded" if cosine is None else f"cosine to unbatched float32 ≥ {cosine:.5f}"
+    vectors = f"{counts['total']:,} items x {manifest['dimension']} {manifest['dtype']}"
+    return f"embeddings: {uri}: {vectors} ({shown}), {checked}"

@@ -9,33 +9,27 @@ import io
 import json
 import os
 import socket
-import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from llmemb import storage, vectors
 from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes, parent_shards, read_items
 from llmemb.embed.meter import Stint, Work
-from llmemb.embed.plan import RECORDS_FOLDER, EncoderPlan, SnapshotPlan
+from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan
+from llmemb.embed.records import write_record
 from llmemb.encoder.batching import token_budget_batches
 from llmemb.encoder.engine import TokenIds, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.encoder.torch_engine import load_tokenizer, tokenize
 from llmemb.errors import InputError
 from llmemb.vectors import EMBEDDING, ITEM_ID
 
-REFUSED_FILE = "refused.parquet"
 NO_TOKENS = "the tokenizer makes no token of it"
 NOT_FINITE = "its embedding is not finite"
 BATCHES_PER_WINDOW = 16
@@ -46,20 +40,16 @@ def compare(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
     """Stage 0, where there is a parent. ``{bucket}`` in.
 
     Returns:
-        ``bucket``, ``num_fresh``, and ``record``: that of the shard if it was copied whole, unread, from the parent,
-        else nothing.
+        ``bucket``, ``num_fresh``, and ``record``: that of the shard if nothing of it is to be encoded, for then it is
+        made here; else nothing.
     """
     bucket = int(row["bucket"])
     changes = Changes(parent_hashes(plan, bucket))
     for items in read_items(plan, bucket):
         changes.fresh(items)
     record = ""
-    if plan.parent is not None and changes.nothing_changed and len(plan.parent.files) == plan.num_buckets:
-        entry = plan.parent.files[bucket]
-        storage.copy(storage.join(plan.parent.uri, entry["file"]), plan.shard_uri(bucket))
-        counts = {"new": 0, "changed": 0, "kept": len(changes.kept), "deleted": 0}
-        facts: dict[str, Any] = {"entry": entry, "dimension": plan.parent.dimension, "stint": None}
-        record = _finish(plan, bucket, changes.refused, counts, facts)
+    if plan.parent is not None and not changes.num_fresh:
+        record = _make_of_parents(plan.parent, plan, bucket, changes)
     return {"bucket": bucket, "num_fresh": changes.num_fresh, "record": record}
 
 
@@ -70,6 +60,8 @@ def tokenize_bucket(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any
         ``bucket``; ``tokens``, an Arrow stream of ``item_id, prompt_hash, token_ids`` of the items to encode; ``kept``,
         a JSON list of the ids whose vectors stay; and ``refused``, of ids and reasons.
     """
+    from llmemb.encoder.torch_engine import tokenize
+
     bucket = int(row["bucket"])
     changes = Changes(parent_hashes(plan, bucket))
     tokenizer = _tokenizer(plan.encoder.uri)
@@ -101,6 +93,8 @@ class EncodeBucket:
         self._plan, self._meter = plan, meter
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         if not plan.on_gpu:
+            import torch
+
             torch.set_num_threads(plan.threads)
         with local_folder(plan.uri) as path:
             folder = EncoderFolder.read(path)
@@ -156,49 +150,10 @@ def write_shard(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
     Returns:
         ``record``, without the refused items.
     """
-    bucket = int(row["bucket"])
-    encoded, refused = _finite(pa.ipc.open_stream(row["vectors"]).read_all())
-    parent, kept = _kept(plan, bucket, json.loads(row["kept"]), encoded.schema)
-    shard = pa.concat_tables([*kept, encoded]).sort_by(ITEM_ID)
-    changed = len(parent.intersection(encoded.column(ITEM_ID).to_pylist()))
-    counts = {"new": encoded.num_rows - changed, "changed": changed, "kept": shard.num_rows - encoded.num_rows}
-    counts["deleted"] = len(parent) - changed - counts["kept"]
-    facts = {
-        "entry": _write_new(plan.shard_uri(bucket), shard),
-        "dimension": shard.schema.field(EMBEDDING).type.list_size,
-        "stint": json.loads(row["stint"]),
-    }
-    return {"record": _finish(plan, bucket, [*json.loads(row["refused"]), *refused], counts, facts)}
-
-
-def read_records(plan: SnapshotPlan) -> dict[int, dict[str, Any]]:
-    """The records, by bucket, of the shards that an earlier run of this job finished."""
-    names = {storage.name(uri) for uri in storage.list_files(storage.join(plan.uri, RECORDS_FOLDER), ".json")}
-    found = [bucket for bucket in range(plan.num_buckets) if storage.name(plan.record_uri(bucket)) in names]
-    with ThreadPoolExecutor(16) as pool:
-        records = pool.map(lambda bucket: _without_refused(storage.read_json(plan.record_uri(bucket))), found)
-        return dict(zip(found, records, strict=True))
-
-
-def write_refused(plan: SnapshotPlan, buckets: Iterable[int]) -> dict[str, Any] | None:
-    """Writes ``refused.parquet``, the items of these buckets that have no vector and why, a bucket at a time.
-
-    Returns:
-        Its manifest entry; None where there are none.
-    """
-    schema = pa.schema([(ITEM_ID, pa.string()), ("reason", pa.string())])
-    rows = 0
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / REFUSED_FILE
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for bucket in buckets:
-                refused = storage.read_json(plan.record_uri(bucket))["refused"]
-                writer.write_batch(pa.record_batch([list(column) for column in zip(*refused, strict=True)], schema))
-                rows += len(refused)
-        if not rows:
-            return None
-        storage.upload(Path(folder), plan.uri)
-        return {"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": storage.checksum_file(file)}
+    encoded, not_finite = _finite(pa.ipc.open_stream(row["vectors"]).read_all())
+    refused = [*json.loads(row["refused"]), *not_finite]
+    kept, stint = json.loads(row["kept"]), json.loads(row["stint"])
+    return {"record": _join(plan, int(row["bucket"]), encoded=encoded, kept=kept, refused=refused, stint=stint)}
 
 
 def cut(embedded: NDArray[np.float32], dimension: int, *, normalized: bool) -> NDArray[np.float32]:
@@ -211,6 +166,8 @@ def cut(embedded: NDArray[np.float32], dimension: int, *, normalized: bool) -> N
 
 @functools.cache
 def _tokenizer(encoder: str) -> Any:
+    from llmemb.encoder.torch_engine import load_tokenizer
+
     with local_folder(encoder, weights=False) as path:
         return load_tokenizer(path)
 
@@ -223,6 +180,42 @@ def _finite(table: pa.Table) -> tuple[pa.Table, list[tuple[str, str]]]:
     return table.filter(pa.array(finite)), [
         (item_id, NOT_FINITE) for item_id in table.filter(pa.array(~finite)).column(ITEM_ID).to_pylist()
     ]
+
+
+def _make_of_parents(parent: Parent, plan: SnapshotPlan, bucket: int, changes: Changes) -> str:
+    """The record of a shard of the parent's vectors alone: copied whole, unread, where none is gone."""
+    if not changes.nothing_changed or len(parent.files) != plan.num_buckets:
+        nothing = np.empty((0, parent.dimension), dtype=np.float32)
+        encoded = vectors.to_table([], nothing, plan.encoder.dtype, {PROMPT_HASH: []})
+        return _join(plan, bucket, encoded=encoded, kept=changes.kept, refused=changes.refused, stint=None)
+    entry = parent.files[bucket]
+    storage.copy(storage.join(parent.uri, entry["file"]), plan.shard_uri(bucket))
+    counts = {"new": 0, "changed": 0, "kept": len(changes.kept), "deleted": 0}
+    facts = {"entry": entry, "dimension": parent.dimension, "stint": None}
+    return write_record(plan, bucket, changes.refused, counts, facts)
+
+
+def _join(
+    plan: SnapshotPlan,
+    bucket: int,
+    *,
+    encoded: pa.Table,
+    kept: list[str],
+    refused: list[tuple[str, str]],
+    stint: list[Any] | None,
+) -> str:
+    """Writes a shard of what was encoded and of the parent's vectors that stay, then its record."""
+    parent, tables = _kept(plan, bucket, kept, encoded.schema)
+    shard = pa.concat_tables([*tables, encoded]).sort_by(ITEM_ID)
+    changed = len(parent.intersection(encoded.column(ITEM_ID).to_pylist()))
+    counts = {"new": encoded.num_rows - changed, "changed": changed, "kept": shard.num_rows - encoded.num_rows}
+    counts["deleted"] = len(parent) - changed - counts["kept"]
+    facts = {
+        "entry": _write_new(plan.shard_uri(bucket), shard),
+        "dimension": shard.schema.field(EMBEDDING).type.list_size,
+        "stint": stint,
+    }
+    return write_record(plan, bucket, refused, counts, facts)
 
 
 def _kept(plan: SnapshotPlan, bucket: int, kept: list[str], schema: pa.Schema) -> tuple[set[str], list[pa.Table]]:
@@ -251,19 +244,6 @@ def _write_new(uri: str, shard: pa.Table) -> dict[str, Any]:
         if not theirs.drop_columns(EMBEDDING).equals(shard.drop_columns(EMBEDDING)):
             raise InputError(f"{uri}: a file of other items is in the way; expected this job's own or none")
     return storage.entry(uri, shard.num_rows, content)
-
-
-def _finish(
-    plan: SnapshotPlan, bucket: int, refused: list[tuple[str, str]], counts: dict[str, int], facts: dict[str, Any]
-) -> str:
-    """Writes the record of a shard that stands, and returns it without the refused items, as JSON."""
-    record = {"bucket": bucket, "counts": counts | {"refused": len(refused)}, "refused": refused} | facts
-    storage.write_json(plan.record_uri(bucket), record)
-    return json.dumps(_without_refused(record))
-
-
-def _without_refused(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "refused"}
 
 
 def _to_stream(table: pa.Table) -> bytes:

@@ -9,7 +9,8 @@ The manifest's keys:
   are no more; ``refused``. With another encoder than the parent's all are new;
 - what the vectors are: ``dimension, dtype, normalize, encoder`` (fingerprint), ``encoder_uri, prompt_template,
   max_seq_len, precision``; ``catalogue`` and ``dataset`` (fingerprints);
-- ``encoded``: ``items, tokens`` of this run; ``parity``: ``sample_items, min_cosine``; ``llmemb``: the version.
+- ``encoded``: ``items, tokens`` of this run; ``parity``: ``sample_items, min_cosine`` of those, null where there are
+  none; ``llmemb``: the version.
 
 A shard is ``item_id: string``, ``embedding: fixed_size_list<dtype>[dimension]``, ``prompt_hash: string``.
 """

@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from llmemb import storage
-from llmemb.encoder.pooling import PoolingMode
 from llmemb.errors import InputError
+
+PoolingMode = Literal["mean", "lasttoken", "cls"]
 
 ENCODER_FILE = "encoder.json"
 PACKAGE_SCHEME = "package://"

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 ATTENTION = "llmemb_packed"
@@ -95,6 +94,8 @@ def attend(
     causal = bool(getattr(module, "is_causal", False))
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [tokens, heads, head_dim]
     if query.is_cuda:
+        from torch.nn.attention.varlen import varlen_attn  # loads the compiler: more than a second
+
         window = ((sliding_window or 0) - 1, 0 if causal else (sliding_window or 0) - 1)
         offsets, longest = cu_seq_lens_q, max_length_q
         attended: Any = varlen_attn(

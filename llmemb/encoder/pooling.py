@@ -1,12 +1,10 @@
 """From the last layer's token states to one vector per text."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PoolingMode = Literal["mean", "lasttoken", "cls"]
+from llmemb.encoder.folder import PoolingMode
 
 
 def pool(

@@ -1,5 +1,6 @@
 """Whatever is killed, and whatever the store does: the snapshot that is published is that of an undisturbed run."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,7 +10,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -54,7 +54,7 @@ def num_records(root: str) -> int:
     return len(list(Path(root).glob("*/_shards/part-*.json")))
 
 
-@contextmanager
+@contextlib.contextmanager
 def killed_after(root: str, shards: int, kill: Callable[[], object]) -> Iterator[None]:
     """Kills once, when so many shards are finished; fails where there was nothing left to kill by then."""
     killed_at: list[int] = []
@@ -76,12 +76,12 @@ def killed_after(root: str, shards: int, kill: Callable[[], object]) -> Iterator
 
 
 def kill_an_encoder() -> None:
-    encoders = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::MapWorker(Map(EncodeBucket))")
-    ]
-    encoders[0].kill()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, IndexError):  # others end meanwhile
+            if process.cmdline()[0].startswith("ray::MapWorker(Map(EncodeBucket))"):
+                process.kill()
+                return
+    raise RuntimeError("there is no encoder")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,7 @@ def test_the_driver_is_killed_again_and_again(undisturbed, config, tmp_path):
     output, _ = job.communicate(timeout=WAIT_SECONDS)
     assert job.returncode == 0, output
     assert f"goes on after {finished} finished shards" in output
+    assert "constructor arguments" not in output  # Ray's false alarm about its own actor pools
     assert published(root) == undisturbed
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmemb.embed import shards
+from llmemb.embed import parity, pipeline, shards
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot
@@ -84,6 +84,31 @@ def test_shards_without_a_change_are_copied_and_their_vectors_never_read(embed, 
     assert rows(second) == rows(first)
     names = [f"{snapshot.uri}/{snapshot.manifest['files'][0]['file']}" for snapshot in (first, second)]
     assert os.path.samefile(*names)
+
+
+def test_where_items_only_went_no_encoder_is_loaded(embed, in_process):
+    first = embed(FIRST)
+    second = embed({item: title for item, title in FIRST.items() if item not in DELETED}, "second")
+    assert in_process == [len(FIRST)]
+    assert second.manifest["counts"] == {
+        **{"total": 198, "new": 0, "changed": 0, "kept": 198, "deleted": 2, "refused": 0}
+    }
+    before, after = rows(first), rows(second)
+    assert after == {item: row for item, row in before.items() if item not in DELETED}
+
+
+def test_parity_is_checked_on_what_was_encoded_tonight(embed, monkeypatch):
+    embed(FIRST)
+    sampled: list[str] = []
+
+    def sample(snapshot, plan, buckets, config):
+        sampled.extend(parity._sample(snapshot, plan, buckets, config.sample_items)[0])
+        return parity.check_parity(snapshot, plan, [], config)
+
+    monkeypatch.setattr(pipeline, "check_parity", sample)
+    second = embed(SECOND, "second")
+    assert sorted(sampled) == sorted(CHANGED + NEW)
+    assert second.manifest["parity"] == {"sample_items": 0, "min_cosine": None}
 
 
 @pytest.mark.parametrize("num_files", [1, 2, 32])
