@@ -60,6 +60,8 @@ class Faults:
     def __init__(self, share: float = 0.15, seed: int = 0) -> None:
         self.share = share
         self.counts: Counter[str] = Counter()
+        self.read_only: set[str] = set()
+        """Pieces of keys: in any bucket, what has one of them may be read and not written."""
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -68,6 +70,9 @@ class Faults:
             kind = self._random.choice(self.KINDS) if self._random.random() < self.share else "none"
             self.counts[kind] += 1
             return kind
+
+    def denies(self, method: str, path: str) -> bool:
+        return method in ("PUT", "POST", "DELETE") and any(piece in path for piece in self.read_only)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         bucket = self.path.lstrip("/").split("/")[0].split("?")[0]
         fault = self.faults.draw() if bucket.startswith("faulty") else "none"
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.faults.denies(self.command, self.path):
+            self._answer(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
+            return
         if fault == "reset before":
             self._reset()
             return

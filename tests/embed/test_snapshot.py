@@ -202,6 +202,23 @@ def test_a_full_disk_is_one_clear_line_and_latest_stays(in_process, tiny_encoder
     assert Snapshot.open(str(root)).manifest["counts"]["total"] == len(SECOND)
 
 
+@pytest.mark.parametrize("piece", ["", "/part-00005.parquet"])
+def test_a_store_that_may_not_be_written_is_one_clear_line_and_latest_stays(
+    in_process, object_stores, tiny_encoder, tmp_path, monkeypatch, piece
+):
+    root = f"s3://plain/{uuid.uuid4().hex}"
+    catalogues = [write_catalogue(tmp_path / name, items) for name, items in (("a", FIRST), ("b", SECOND))]
+    first, second = (settings(dataset, tiny_encoder, tmp_path) for dataset in catalogues)
+    run_embed(first.model_copy(update={"output": root}))
+    before = latest_id(root)
+    monkeypatch.setattr(object_stores, "read_only", {piece or storage.name(root)})
+    with pytest.raises(InputError, match=rf"{root}/.*{piece or 'writable'}: not permitted: "):
+        run_embed(second.model_copy(update={"output": root}))
+    assert latest_id(root) == before
+    monkeypatch.undo()
+    assert Snapshot.open(root).vectors(sorted(FIRST))[1].all()
+
+
 def test_wrong_credentials_are_one_clear_line_before_any_work(object_stores, tiny_encoder, tmp_path):
     root = f"s3://plain/{uuid.uuid4().hex}"
     config = settings(write_catalogue(tmp_path / "items", FIRST), tiny_encoder, tmp_path / "root")

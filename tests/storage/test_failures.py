@@ -68,6 +68,23 @@ def test_every_kind_of_fault_is_ridden_out(object_stores) -> None:
         assert object_stores.counts[kind] > before[kind], kind
 
 
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that may not be written; permissions do not bind the superuser, who is somebody else meanwhile."""
+    user = os.geteuid()
+    tmp_path.chmod(0o555)
+    if user == 0:
+        os.seteuid(65534)
+    yield tmp_path
+    os.seteuid(user)
+    tmp_path.chmod(0o755)
+
+
+def test_what_a_disk_does_not_permit_is_one_line(locked: Path) -> None:
+    with pytest.raises(InputError, match="not permitted: Permission denied"):
+        storage.check_writable(str(locked / "out"))
+
+
 def test_below_a_regular_file_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
