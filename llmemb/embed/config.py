@@ -24,11 +24,16 @@ class EngineConfig(Config):
     """Longer prompts are cut; the encoder's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one encoder; the cluster's CPUs shared out by default. Ignored on GPUs."""
+    compile: bool = False
+    """Fuses the encoder's small steps with torch.compile: minutes to start, then faster where matrix products are not
+    all that there is, above all on GPUs. CPUs need a C++ compiler for it. ``kind: vllm`` compiles by itself."""
     gpus_per_worker: int = Field(default=1, ge=1)
     """GPUs that share one encoder; more than one needs ``kind: vllm``. Ignored on CPUs."""
 
     @model_validator(mode="after")
-    def _several_gpus_need_vllm(self) -> Self:
+    def _fits_the_kind(self) -> Self:
+        if self.compile and self.kind != "torch":
+            raise ValueError(f"compile: is for kind: torch; {self.kind} compiles by itself")
         if self.gpus_per_worker > 1 and self.kind != "vllm":
             raise ValueError(f"gpus_per_worker: {self.gpus_per_worker} GPUs share one encoder with kind: vllm only")
         return self

@@ -39,6 +39,7 @@ class EncoderPlan:
     threads: int
     device: str
     gpus_per_worker: int
+    compiled: bool
 
     @property
     def on_gpu(self) -> bool:
@@ -114,6 +115,7 @@ def plan_snapshot(
         threads=config.engine.threads_per_worker or cpu_threads(config.max_workers or config.num_workers),
         device=device,
         gpus_per_worker=config.engine.gpus_per_worker,
+        compiled=config.engine.compile,
     )
     num_shards = _num_shards(dataset.num_items, parent, config.items_per_shard)
     lineage = {"parent": parent.snapshot_id if parent else None, "num_shards": num_shards}

@@ -107,6 +107,7 @@ class EncodeBucket:
                 tokens_per_batch=plan.tokens_per_batch,
                 device=plan.device,
                 num_gpus=max(1, plan.num_gpus),
+                compiled=plan.compiled,
             )
         if (plan.dimension or 0) > self._engine.embedding_dim:
             raise InputError(f"dimension: {plan.uri} makes {self._engine.embedding_dim}; expected at most so many")

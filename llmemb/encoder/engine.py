@@ -40,6 +40,7 @@ def load_engine(
     tokens_per_batch: int,
     device: str,
     num_gpus: int = 1,
+    compiled: bool = False,
 ) -> Engine:
     """Loads the encoder.
 
@@ -47,6 +48,7 @@ def load_engine(
         tokens_per_batch: Bounds the tokens in one forward pass.
         device: cpu or cuda.
         num_gpus: How many share one copy of the weights; more than one with vLLM only.
+        compiled: By torch.compile; with torch only, for vLLM compiles by itself.
     """
     if kind == "vllm":
         from llmemb.encoder.vllm_engine import VllmEngine
@@ -56,4 +58,4 @@ def load_engine(
         )
     from llmemb.encoder.torch_engine import TorchEngine
 
-    return TorchEngine(folder, precision=precision, tokens_per_batch=tokens_per_batch, device=device)
+    return TorchEngine(folder, precision=precision, tokens_per_batch=tokens_per_batch, device=device, compiled=compiled)

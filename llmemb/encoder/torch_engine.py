@@ -29,12 +29,27 @@ logger = logging.getLogger(__name__)
 class TorchEngine:
     """Encodes token ids in length-sorted batches bounded by a token budget; in bf16 on GPUs without any padding."""
 
-    def __init__(self, folder: EncoderFolder, *, precision: Precision, tokens_per_batch: int, device: str) -> None:
+    def __init__(
+        self,
+        folder: EncoderFolder,
+        *,
+        precision: Precision,
+        tokens_per_batch: int,
+        device: str,
+        compiled: bool = False,
+    ) -> None:
+        """Loads the encoder.
+
+        Raises:
+            InputError: ``compiled``, and torch.compile does not work here.
+        """
         self._folder = folder
         self._tokens_per_batch = tokens_per_batch
         self._device = device
         self.model = load_model(folder, precision=precision).to(device).eval()
         self.pads = not (device == "cuda" and precision == "bf16" and self._prepare_packing())
+        if compiled:
+            self._compile()
 
     @property
     def embedding_dim(self) -> int:
@@ -58,6 +73,20 @@ class TorchEngine:
         if self.pads:
             return embed(self.model, *pad(token_ids, self._device), pooling, normalized)
         return packed.embed_packed(self.model, packed.pack(token_ids, self._device), pooling, normalized)
+
+    def _compile(self) -> None:
+        """Lets torch.compile fuse the model's steps, once for batches of all shapes."""
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        self.model.compile(dynamic=True)
+        try:
+            self.encode([[1] * length for length in (2, 3, 3)])
+        except (BackendCompilerFailed, RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"engine.compile: torch.compile fails on {self._device}: {reason}; expected a C++ compiler on CPUs, "
+                "Triton on GPUs, or engine.compile=false"
+            ) from error
 
     @torch.inference_mode()
     def _prepare_packing(self) -> bool:

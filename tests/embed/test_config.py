@@ -10,3 +10,10 @@ def test_several_gpus_share_an_encoder_with_vllm_only():
     assert EmbedConfig.parse(settings | {"engine": engine}).engine.gpus_per_worker == 2
     with pytest.raises(InputError, match=r"engine: .*gpus_per_worker: 2 GPUs share one encoder with kind: vllm only"):
         EmbedConfig.parse(settings | {"engine": engine | {"kind": "torch"}})
+
+
+def test_compiling_is_for_the_torch_engine():
+    settings = {"dataset": "d", "encoder": "e", "output": "o"}
+    assert not EmbedConfig.parse(settings).engine.compile
+    with pytest.raises(InputError, match="compile: is for kind: torch; vllm compiles by itself"):
+        EmbedConfig.parse(settings | {"engine": {"kind": "vllm", "compile": True}})

@@ -1,0 +1,40 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.torch_engine import TorchEngine
+from llmemb.errors import InputError
+
+SETTINGS = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"}
+
+
+@pytest.fixture
+def inductor(monkeypatch, tmp_path):
+    """torch.compile's settings, with nothing compiled yet."""
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    torch._dynamo.reset()
+    return config
+
+
+def test_without_a_compiler_compile_is_one_clear_line(tiny_encoder, inductor, monkeypatch):
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(InputError, match=r"engine\.compile: .*no-such-compiler.*; expected a C\+\+ compiler") as caught:
+        TorchEngine(EncoderFolder.read(tiny_encoder), **SETTINGS, compiled=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_a_compiled_encoder_gives_the_same_vectors(tiny_encoder, inductor):
+    generator = np.random.default_rng(0)
+    token_ids = [generator.integers(1, 20, length) for length in (4, 30, 1, 9, 9, 17, 63)]
+    folder = EncoderFolder.read(tiny_encoder)
+    compiled = TorchEngine(folder, **SETTINGS, compiled=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    np.testing.assert_allclose(compiled.encode(token_ids), TorchEngine(folder, **SETTINGS).encode(token_ids), atol=1e-6)
