@@ -28,6 +28,8 @@ _OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
 }
 _DEFAULT_MAX_SEQ_LEN = 512
+# Without any of them transformers makes a tokenizer that knows no word, and says nothing.
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _DETERMINING_FILES = (
     *("*.safetensors", "config.json", "modules.json", "sentence_bert_config.json", "*_Pooling/config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model"),
@@ -50,12 +52,14 @@ class EncoderFolder:
         """Reads the layout, no weights.
 
         Raises:
-            InputError: not a model folder, no safetensors weights, or a module that is not understood.
+            InputError: not a model folder, no safetensors weights, no tokenizer, or a module that is not understood.
         """
         config = _read(path / "config.json")
         if not any(path.glob("*.safetensors")):
             raise InputError(f"{path}: no *.safetensors weights (pickled weights are never read)")
-        modules = json.loads((path / "modules.json").read_text()) if (path / "modules.json").exists() else []
+        if not any(file for pattern in _VOCABULARIES for file in path.glob(pattern)):
+            raise InputError(f"{path}: no tokenizer: expected one of {', '.join(_VOCABULARIES)}")
+        modules = _read(path / "modules.json") if (path / "modules.json").exists() else []
         kinds = {module["type"].rsplit(".", 1)[-1]: module for module in modules}
         if unknown := kinds.keys() - _MODULES:
             raise InputError(f"{path}: modules.json has {', '.join(sorted(unknown))}; expected {', '.join(_MODULES)}")
@@ -92,7 +96,7 @@ class EncoderFolder:
     def info(self) -> dict[str, Any]:
         """``encoder.json`` where SCFT wrote one, else nothing."""
         file = self.path / ENCODER_FILE
-        return json.loads(file.read_text()) if file.exists() else {}
+        return _read(file) if file.exists() else {}
 
 
 def write_layout(path: Path, *, embedding_dim: int, pooling: PoolingMode, normalize: bool, max_seq_len: int) -> None:
@@ -174,15 +178,15 @@ def _max_seq_len(path: Path, config: dict[str, Any]) -> int:
     limits = [config.get("max_position_embeddings"), config.get("text_config", {}).get("max_position_embeddings")]
     for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         if (path / name).exists():
-            limits.append(json.loads((path / name).read_text()).get(key))
+            limits.append(_read(path / name).get(key))
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
     return min(known, default=_DEFAULT_MAX_SEQ_LEN)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Any:
     if not file.exists():
         raise InputError(f"{file.parent}: not an encoder folder: no {file.name}")
-    return json.loads(file.read_text())
+    return storage.read_json(str(file))
 
 
 def _write(file: Path, value: object) -> None:

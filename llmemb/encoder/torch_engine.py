@@ -1,7 +1,8 @@
 """The built-in engine: token ids in, vectors out, with transformers and torch."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,24 +112,37 @@ class TorchEngine:
 
 
 def load_model(folder: EncoderFolder, *, precision: Precision, **config_overrides: float) -> Any:
-    """The transformer of an encoder folder: from safetensors, never with code from the folder."""
+    """The transformer of an encoder folder: from safetensors, never with code from the folder.
+
+    Raises:
+        InputError: it is of no kind that encodes here, or weights are broken or missing.
+    """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # two seconds of work, and the job has a bar of its own
-    config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, **config_overrides)
-    if config.is_encoder_decoder:
-        raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected an encoder or a decoder")
-    return AutoModel.from_pretrained(
-        folder.path, config=config, dtype=_DTYPES[precision], trust_remote_code=False, use_safetensors=True
-    )
+    with _loading(folder.path):
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, **config_overrides)
+        if config.is_encoder_decoder:
+            raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected one of them alone")
+        options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+        model, found = AutoModel.from_pretrained(folder.path, config=config, dtype=_DTYPES[precision], **options)
+    # What is missing would be random, and another in each worker. BERT's own pooler is not read here.
+    if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
+        raise InputError(f"{folder.path}: {len(missing)} weights of a {config.model_type} are missing: {missing[0]}, …")
+    return model
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of an encoder folder; it needs no weights."""
+    """The tokenizer of an encoder folder; it needs no weights.
+
+    Raises:
+        InputError: there is none, or a broken one.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    with _loading(path):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:
@@ -152,3 +166,16 @@ def embed(model: nn.Module, ids: Tensor, mask: Tensor, pooling: PoolingMode, nor
     states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # [texts, longest, dim]
     vectors = pool(states, mask, pooling)
     return normalize(vectors, dim=1) if normalized else vectors
+
+
+@contextlib.contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """Says in one line what transformers finds wrong with a folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error

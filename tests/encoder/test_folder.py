@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llmemb.encoder.folder import EncoderFolder, local_folder, write_layout
 from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
@@ -67,6 +68,45 @@ def test_pickled_weights_and_unknown_modules_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="never read"):
         EncoderFolder.read(folder)
+
+
+def lose_tokenizer(path: Path) -> None:
+    (path / "tokenizer.json").unlink()
+
+
+def lose_layer(path: Path) -> None:
+    weights = load_file(path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
+    save_file(kept, path / "model.safetensors", {"format": "pt"})
+
+
+def cut_weights(path: Path) -> None:
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-1000])
+
+
+def name_no_model(path: Path) -> None:
+    (path / "config.json").write_text('{"model_type": "nosuch"}')
+
+
+def cut_config(path: Path) -> None:
+    (path / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lose_tokenizer, "no tokenizer: expected one of tokenizer.json"),
+        (lose_layer, r"16 weights of a bert are missing: encoder\.layer\.1\."),
+        (cut_weights, "cannot be loaded: Error while deserializing header"),
+        (name_no_model, "cannot be loaded: The checkpoint you are trying to load has model type `nosuch`"),
+        (cut_config, r"config\.json: not JSON"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_one_clear_line_and_never_random(folder, damage, message):
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        vectors(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
