@@ -1,12 +1,64 @@
 import os
+from typing import Any
 
-from llmemb.cluster import quiet_actor_pools
+import pytest
+import ray
+
+from llmemb import cluster
+from llmemb.errors import InputError
 
 ALARM = b"E core_worker.cc: Actor 'x' has constructor arguments in the object store and max_restarts > 0. If the\n"
 
 
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A head that computes nothing, a node of 4 CPUs, one of 6 CPUs and 2 GPUs, and a dead one."""
+    found = [({}, True), ({"CPU": 4.0}, True), ({"CPU": 6.0, "GPU": 2.0}, True), ({"CPU": 64.0}, False)]
+    nodes = [{"Resources": resources, "Alive": alive} for resources, alive in found]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 10.0, "GPU": 2.0})
+    return nodes
+
+
+@pytest.mark.parametrize(("num_workers", "threads"), [(1, 6), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (100, 1)])
+def test_workers_get_the_threads_that_let_all_find_room_on_single_nodes(nodes, num_workers, threads):
+    assert cluster.cpu_threads(num_workers) == threads
+
+
+def test_a_cluster_without_a_node_that_computes_yet_has_one_thread_for_each(nodes):
+    del nodes[1:3]
+    assert cluster.cpu_threads(2) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"num_workers": 5, "cpus": 2}, ""),
+        ({"num_workers": 3, "cpus": 4}, "there is room for 2 of 3 workers (4 CPU each)"),
+        ({"num_workers": 3, "cpus": 1, "gpus": 1}, "there is room for 2 of 3 workers (1 CPU, 1 GPU each)"),
+        ({"num_workers": 1, "gpus": 4}, "there is room for 0 of 1 workers (4 GPU each)"),
+    ],
+)
+def test_it_is_said_when_workers_have_no_room(nodes, capsys, wanted, said):
+    cluster.say_if_waiting("embed", **wanted)
+    assert capsys.readouterr().out == (f"embed: waits for nodes: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(("device", "gpus", "expected"), [("auto", 0, False), ("auto", 1, True), ("gpu", 0, True)])
+def test_a_cluster_that_has_no_gpu_yet_can_say_that_it_will(monkeypatch, device, gpus, expected):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus} if gpus else {})
+    monkeypatch.setenv("LLMEMB_DEVICE", device)
+    assert cluster.has_gpus() is expected
+
+
+def test_another_device_is_a_mistake(monkeypatch):
+    monkeypatch.setenv("LLMEMB_DEVICE", "tpu")
+    with pytest.raises(InputError, match="LLMEMB_DEVICE: expected one of auto, cpu, gpu, got 'tpu'"):
+        cluster.has_gpus()
+
+
 def test_of_what_native_code_says_one_false_alarm_alone_is_kept_back(capfd):
-    with quiet_actor_pools():
+    with cluster.quiet_actor_pools():
         os.write(2, b"before\n" + ALARM + b"E core_worker.cc: a real error\n" + b"cut off")
     os.write(2, b"\nafter\n")
     assert capfd.readouterr().err == "before\nE core_worker.cc: a real error\ncut off\nafter\n"

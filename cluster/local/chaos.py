@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -166,6 +167,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is killed and when (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("LLMEMB_RUNS", "runs")) / "chaos")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the cluster is stopped then, too
     folder = arguments.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     cluster = LocalCluster.start(folder / "cluster", num_workers=NUM_WORKERS)

@@ -34,7 +34,8 @@ def read_all(root: str) -> list[Summary]:
 
 def as_text(summary: Summary) -> str:
     """A few lines, the outcome first."""
-    lines = [f"night of {summary['started_at'][:16]} UTC: {summary['outcome']}: {summary['reason']}"]
+    began = datetime.fromisoformat(summary["started_at"])
+    lines = [f"night of {began:%Y-%m-%d %H:%M} UTC: {summary['outcome']}: {summary['reason']}"]
     if snapshot := summary.get("snapshot"):
         counts = ", ".join(f"{count:,} {name}" for name, count in snapshot["counts"].items())
         lines.append(f"  embeddings   {snapshot['id']}: {counts}")
