@@ -16,7 +16,10 @@ from llmemb.evaluation.embedding_map import Grouping, Maps
 from llmemb.metrics.slices import NUM_GROUPS
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey is left to the first entry, a baseline.
-MODEL_COLORS = ("#8a8f98", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+MODEL_COLORS = (
+    *("#8a8f98", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"),
+    *("#b8a500", "#6a51a3", "#7f3b08"),  # for comparisons of more than theirs
+)
 CATEGORY_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#b8a500")
 HISTOGRAM_BARS = 50
 SIDE, MARGIN = 1000, 15
@@ -89,7 +92,7 @@ def hit_rate_by_popularity(
         _label_groups(below, POPULARITY_NAMES, groups, unit="interactions", narrow=narrow)
         return figure
 
-    return _render(draw)
+    return render(draw)
 
 
 def hit_rate_by_length(groups: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]], *, k: int) -> Picture:
@@ -102,7 +105,7 @@ def hit_rate_by_length(groups: Sequence[Mapping[str, Any]], models: Sequence[Map
         _label_groups(axes, LENGTH_NAMES, groups, unit="items", narrow=narrow)
         return figure
 
-    return _render(draw)
+    return render(draw)
 
 
 def map_panels(maps: Maps, grouping: Grouping, *, seed: int) -> list[Panel]:
@@ -126,6 +129,12 @@ def map_panels(maps: Maps, grouping: Grouping, *, seed: int) -> list[Panel]:
 def group_colors(theme: Theme) -> list[str]:
     """Of the popularity groups, from the most popular."""
     return [mpl.colors.to_hex(color) for color in theme.groups]
+
+
+def render(draw: Callable[[Theme, bool], Figure]) -> Picture:
+    """A picture of what ``draw`` makes of a theme, for a wide page and for a narrow one."""
+    wide, narrow = ([_svg_uri(draw, theme, narrow) for theme in (LIGHT, DARK)] for narrow in (False, True))
+    return Picture(*wide, *narrow)
 
 
 def _draw_histogram(axes: Axes, popularity: NDArray[np.int64], theme: Theme) -> None:
@@ -199,11 +208,6 @@ def _label_groups(
 def _column(metrics: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], metric: str) -> NDArray[np.float64]:
     values = [metrics[group["name"]][metric] for group in groups]
     return np.array([np.nan if value is None else value for value in values])
-
-
-def _render(draw: Callable[[Theme, bool], Figure]) -> Picture:
-    wide, narrow = ([_svg_uri(draw, theme, narrow) for theme in (LIGHT, DARK)] for narrow in (False, True))
-    return Picture(*wide, *narrow)
 
 
 def _svg_uri(draw: Callable[[Theme, bool], Figure], theme: Theme, narrow: bool) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -61,32 +60,45 @@ def render_html(results: Mapping[str, Any], *, popularity: NDArray[np.int64], ma
         results: What ``metrics.json`` holds.
         popularity: int64 ``[num_items + 1]``, training interactions per item index.
     """
-    template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"decimals": _decimals, "share": _share, "number": "{:,}".format, "yaml": _yaml}
     models, seed = results["models"], results["provenance"]["config"]["seed"]
     by_popularity, by_length = family(results, "popularity"), family(results, "length")
-    return environment.from_string(template).render(
-        results,
-        colors=[figures.model_color(number) for number in range(len(models))],
-        headline=family(results, "headline"),
-        comparison=headline_columns(results),
-        others=protocol_columns(results),
-        lists=list_columns(results),
-        pairs=[test for test in results["comparisons"] if test["protocol"] == "full"],
-        popularity_picture=figures.hit_rate_by_popularity(popularity, by_popularity, models, k=HEADLINE_K),
-        length_picture=figures.hit_rate_by_length(by_length, models, k=HEADLINE_K),
-        popularity_names=figures.POPULARITY_NAMES,
-        popularity_panels=figures.map_panels(maps, maps.popularity, seed=seed),
-        popularity_colors=[figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
-        category_panels=figures.map_panels(maps, maps.category, seed=seed) if maps.category else [],
-        category_colors=figures.CATEGORY_COLORS,
-        side=figures.SIDE,
-        k=HEADLINE_K,
-        significance=SIGNIFICANCE,
+    return (
+        templates("llmemb.evaluation")
+        .get_template("report.html.jinja")
+        .render(
+            results,
+            colors=[figures.model_color(number) for number in range(len(models))],
+            headline=family(results, "headline"),
+            comparison=headline_columns(results),
+            others=protocol_columns(results),
+            lists=list_columns(results),
+            pairs=[test for test in results["comparisons"] if test["protocol"] == "full"],
+            popularity_picture=figures.hit_rate_by_popularity(popularity, by_popularity, models, k=HEADLINE_K),
+            length_picture=figures.hit_rate_by_length(by_length, models, k=HEADLINE_K),
+            popularity_names=figures.POPULARITY_NAMES,
+            popularity_panels=figures.map_panels(maps, maps.popularity, seed=seed),
+            popularity_colors=[figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
+            category_panels=figures.map_panels(maps, maps.category, seed=seed) if maps.category else [],
+            category_colors=figures.CATEGORY_COLORS,
+            side=figures.SIDE,
+            k=HEADLINE_K,
+            significance=SIGNIFICANCE,
+        )
     )
+
+
+def templates(package: str) -> jinja2.Environment:
+    """The pages of a package, which may use the parts of this one."""
+    packages = dict.fromkeys((package, "llmemb.evaluation"))
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in packages]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"decimals": _decimals, "share": _share, "number": "{:,}".format, "yaml": _yaml}
+    return environment
 
 
 def print_tables(results: Mapping[str, Any]) -> None:

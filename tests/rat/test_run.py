@@ -54,7 +54,13 @@ def dataset(tmp_path_factory) -> Dataset:
 
 def publish(root: Path, item_ids: list[str], embeddings: np.ndarray) -> str:
     entry = vectors.write(f"{root}/first/part-00000.parquet", vectors.to_table(item_ids, embeddings, "float32"))
-    manifest = {"snapshot_id": "first", "dimension": embeddings.shape[1], "dtype": "float32", "files": [entry]}
+    manifest = {
+        "format": 2,
+        "snapshot_id": "first",
+        "dimension": embeddings.shape[1],
+        "dtype": "float32",
+        "files": [entry],
+    }
     snapshot.publish(str(root), manifest)
     return str(root)
 

@@ -1,0 +1,42 @@
+"""The encoders and embeddings that trials need: each different one made once, whoever needs it."""
+
+from collections.abc import Iterable
+
+from llmemb import storage
+from llmemb.embed.pipeline import run_embed
+from llmemb.embed.snapshot import latest_id
+from llmemb.encoder.folder import ENCODER_FILE
+from llmemb.errors import InputError
+from llmemb.rat.methods import METHODS
+from llmemb.scft.run import run_scft
+from llmemb.study.grid import Grid, Trial
+
+
+def make_embeddings(grid: Grid, trials: Iterable[Trial]) -> dict[str, str]:
+    """Fine-tunes and embeds what is not there yet for these trials.
+
+    Returns:
+        Why it could not be done, by the URI of the embeddings.
+    """
+    needed = {grid.embed_config(trial).output: trial for trial in trials if _reads_text(trial)}
+    reasons = {}
+    for uri, trial in needed.items():
+        try:
+            _make(grid, trial)
+        except (InputError, RuntimeError) as error:  # Ray's own errors are RuntimeErrors
+            reasons[uri] = f"embeddings: {' '.join(str(error).split())}"
+            print(f"study: {reasons[uri]}")
+    return reasons
+
+
+def _make(grid: Grid, trial: Trial) -> None:
+    scft, embed = grid.scft_config(trial), grid.embed_config(trial)
+    if latest_id(embed.output) is not None:
+        return
+    if scft is not None and not storage.exists(storage.join(scft.output, ENCODER_FILE)):
+        run_scft(scft)
+    run_embed(embed)
+
+
+def _reads_text(trial: Trial) -> bool:
+    return "embeddings" in METHODS[trial.method].needs

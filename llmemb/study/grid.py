@@ -1,0 +1,220 @@
+"""From a study's config to its trials, and from a trial to the configs of the jobs that it is made of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal, TypeVar
+
+from llmemb import storage
+from llmemb.config import JobConfig
+from llmemb.embed.config import EmbedConfig
+from llmemb.errors import InputError
+from llmemb.rat.config import OWN_KEYS, RatConfig
+from llmemb.rat.methods import METHODS
+from llmemb.scft.config import ScftConfig
+from llmemb.study.config import Settings, StudyConfig
+
+Experiment = Literal["table", "ablation", "sensitivity", "search"]
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recommender of the study.
+
+    Attributes:
+        settings: What differs from the study's own config, by dotted path.
+    """
+
+    method: str
+    backbone: str
+    seed: int
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def described(self) -> str:
+        changed = ", ".join(f"{path}={value}" for path, value in sorted(self.settings.items()))
+        return f"{self.method} on {self.backbone}, seed {self.seed}" + (f", {changed}" if changed else "")
+
+
+class Grid:
+    """The study's trials and where each one's parts are.
+
+    Everything is named by the fingerprint of what it is made from, so that trials that agree in a part share it, and a
+    study with another grid finds what is finished.
+
+    Args:
+        dataset: The dataset's fingerprint.
+    """
+
+    def __init__(self, config: StudyConfig, dataset: str) -> None:
+        self.config, self._dataset = config, dataset
+        self._chosen: dict[tuple[str, str], Settings] = {}
+
+    def choose(self, method: str, backbone: str, settings: Settings) -> None:
+        """Makes settings those of a method on a backbone, in the tables and wherever it is started from."""
+        self._chosen[method, backbone] = settings
+
+    def trial(self, method: str, backbone: str, seed: int, changed: Mapping[str, Any] | None = None) -> Trial:
+        """The method with its chosen settings, and what an experiment changes in them."""
+        return Trial(method, backbone, seed, {**self._chosen.get((method, backbone), {}), **(changed or {})})
+
+    def candidates(self, method: str, backbone: str) -> list[Trial]:
+        """What is tried to choose a method's settings, with the first seed; nothing where there is no choice."""
+        space = self.config.search.get(method, {})  # type: ignore[call-overload]
+        combinations = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
+        if len(combinations) < 2 and not space:
+            return []
+        return [Trial(method, backbone, self.config.seeds[0], combination) for combination in combinations]
+
+    def table(self, method: str, backbone: str) -> list[Trial]:
+        """A row of the comparison: a trial for every seed."""
+        return [self.trial(method, backbone, seed) for seed in self.config.seeds]
+
+    def ablations(self) -> dict[str, list[Trial]]:
+        """By name, a trial for every seed; the whole method first."""
+        changes: dict[str, Settings] = {METHODS["llmemb"].label: {}, **self.config.ablations}
+        return {name: self._detail(change) for name, change in changes.items()} if self.config.ablations else {}
+
+    def sensitivity(self) -> dict[str, dict[float, list[Trial]]]:
+        """By path and value, rising, a trial for every seed; the chosen value among them."""
+        return {
+            path: {value: self._detail({path: value}) for value in sorted({*values, self._present(path)})}
+            for path, values in self.config.sensitivity.items()
+        }
+
+    def all_trials(self) -> Iterator[Trial]:
+        """All but those of the search; some more than once."""
+        for backbone, method in product(self.config.backbones, self.config.methods):
+            yield from self.table(method, backbone)
+        for trials in self.ablations().values():
+            yield from trials
+        for by_value in self.sensitivity().values():
+            for trials in by_value.values():
+                yield from trials
+
+    def ids_alone(self) -> list[Trial]:
+        """The ID-only trials: those of the table, and those that others start from."""
+        of_table = [trial for backbone in self.config.backbones for trial in self.table("none", backbone)]
+        started = [self.started_from(trial) for trial in self.all_trials()]
+        return [*of_table, *(trial for trial in started if trial is not None)]
+
+    def purposes(self) -> dict[str, tuple[str, Trial]]:
+        """By the URI of its recommender, what a trial is for (the first, where there are several), and the trial."""
+        groups = [("methods", self.table(*pair)) for pair in product(self.config.methods, self.config.backbones)]
+        groups += [("what others start from", self.ids_alone())]
+        groups += [(f"ablation: {name}", trials) for name, trials in self.ablations().items()]
+        for path, by_value in self.sensitivity().items():
+            groups += [(f"sensitivity: {path}", trials) for trials in by_value.values()]
+        for pair in product(self.config.methods, self.config.backbones):
+            groups.append(("search", self.candidates(*pair)))
+        found: dict[str, tuple[str, Trial]] = {}
+        for purpose, trials in groups:
+            for trial in trials:
+                found.setdefault(self.rat_config(trial).output, (purpose, trial))
+        return found
+
+    def started_from(self, trial: Trial) -> Trial | None:
+        """The ID-only trial that one starts from; it has the same model."""
+        if not METHODS[trial.method].needs_collaborative:
+            return None
+        of_model = {path: value for path, value in trial.settings.items() if path.startswith("rat.model.")}
+        return self.trial("none", trial.backbone, trial.seed, of_model)
+
+    def scft_config(self, trial: Trial) -> ScftConfig | None:
+        """How the trial's encoder is fine-tuned; None where it is given."""
+        if "encoder" in self._values("embed", trial):
+            return None
+        return self._complete("scft", ScftConfig, self._values("scft", trial), folder="encoders")
+
+    def embed_config(self, trial: Trial) -> EmbedConfig:
+        """How the trial's embeddings are made."""
+        scft, values = self.scft_config(trial), self._values("embed", trial)
+        if scft is None:
+            values = {"prompt": self.config.scft.get("prompt")} | values
+        else:
+            values = values | {"encoder": scft.output}
+        return self._complete("embed", EmbedConfig, values, folder="embeddings")
+
+    def rat_config(self, trial: Trial) -> RatConfig:
+        """What the trial trains."""
+        method = METHODS[trial.method]
+        values = self._values("rat", trial) | {"method": trial.method, "backbone": trial.backbone, "seed": trial.seed}
+        if "embeddings" in method.needs:
+            values["embeddings"] = self.embed_config(trial).output
+        for key in ("base_model", "prompt"):
+            if key in method.needs:
+                values.setdefault(key, self.config.scft.get(key))
+        collaborative = self.started_from(trial)
+        if collaborative is not None:
+            values["collaborative"] = self.rat_config(collaborative).output
+        elif method.learn_vectors is not None:  # on no backbone's recommender: one for all backbones
+            learnt = {key: values.get(key) for key in ("method", "seed", "model", *OWN_KEYS[trial.method])}
+            name = storage.fingerprint([self._dataset, learnt])
+            values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
+        prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
+        return self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
+
+    @cached_property
+    def needs_embeddings(self) -> bool:
+        return any("embeddings" in METHODS[trial.method].needs for trial in self.all_trials())
+
+    def _detail(self, changed: Mapping[str, Any]) -> list[Trial]:
+        return [self.trial("llmemb", self.config.for_details, seed, changed) for seed in self.config.seeds]
+
+    def _present(self, path: str) -> float:
+        """The value that a setting has in the tables."""
+        stage, *keys = path.split(".")
+        trial = self.trial("llmemb", self.config.for_details, self.config.seeds[0])
+        configs = {"scft": self.scft_config, "embed": self.embed_config, "rat": self.rat_config}
+        value: Any = configs[stage](trial)
+        try:
+            for key in keys:
+                value = getattr(value, key)
+        except AttributeError as error:
+            raise InputError(f"sensitivity: {path}: there is no such setting") from error
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"sensitivity: {path}: expected a setting that is a number, this one is {value!r}")
+        return value
+
+    def _values(self, stage: str, trial: Trial) -> dict[str, Any]:
+        """A stage's settings: the study's, and over them the trial's."""
+        values = _copy(getattr(self.config, stage))
+        for path, value in trial.settings.items():
+            first, *keys = path.split(".")
+            if first == stage:
+                _set(values, keys, value)
+        return values
+
+    def _complete(
+        self, stage: str, config_class: type[ConfigT], values: dict[str, Any], *, folder: str, prefix: str = ""
+    ) -> ConfigT:
+        """A stage's config with its output, which is named by what the output is made from, wherever the study is."""
+        root = storage.join(self.config.output, folder)
+        config = _parse(stage, config_class, values | {"dataset": self.config.dataset, "output": root})
+        here = self.config.output
+        made_from = {
+            key: storage.name(value) if isinstance(value, str) and value.startswith(here) else value
+            for key, value in config.identity().items()
+            if key != "dataset"
+        }
+        name = prefix + storage.fingerprint([self._dataset, made_from])
+        return config.model_copy(update={"output": storage.join(root, name)})
+
+
+def _parse(stage: str, config_class: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    try:
+        return config_class.parse(values)
+    except InputError as error:
+        raise InputError(f"config: {stage}.{str(error).removeprefix('config: ')}") from error
+
+
+def _copy(values: Any) -> Any:
+    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+    values[keys[-1]] = value

@@ -1,0 +1,240 @@
+"""What a study leaves: tables in three formats, pictures, one page, and every figure in ``study.json``."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+import llmemb
+from llmemb import storage
+from llmemb.data.dataset import Dataset
+from llmemb.embed.snapshot import Snapshot, latest_id
+from llmemb.evaluation import embedding_map, figures
+from llmemb.evaluation.config import HEADLINE_K
+from llmemb.evaluation.report import LOG_WIDTH, templates
+from llmemb.metrics.slices import popularity_groups
+from llmemb.rat.methods import METHODS
+from llmemb.rat.recommender import read_item_embeddings
+from llmemb.srs.backbone import label as backbone_label
+from llmemb.study import figures as study_figures
+from llmemb.study import tables
+from llmemb.study.config import StudyConfig
+from llmemb.study.grid import Grid, Trial
+from llmemb.study.results import Measure, Row
+from llmemb.study.trials import Outcomes
+
+STUDY_FILE, REPORT_FILE = "study.json", "report.html"
+PRINTED = ("Methods", "Ablations", "Sensitivity")
+Group = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The figures of a study: groups of rows that are compared with each other, as :meth:`Measure.group` makes them.
+
+    Attributes:
+        methods: By backbone.
+        ablations: None where none were asked for, or all failed.
+        sensitivity: By path.
+        slices: The popularity groups.
+    """
+
+    methods: dict[str, Group]
+    ablations: Group | None
+    sensitivity: dict[str, Group]
+    slices: list[dict[str, Any]]
+
+
+def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> None:
+    """Measures what was trained, writes all files, and prints the tables."""
+    config = grid.config
+    results = measure(grid, outcomes, dataset)
+    shown = {
+        "comparison": tables.comparison(results.methods),
+        "ablations": None if results.ablations is None else tables.ablations(results.ablations),
+        "sensitivity": tables.sensitivity(results.sensitivity) if results.sensitivity else None,
+        "search": search_table(grid, outcomes),
+        "trials": tables.trials(trial_facts(grid, outcomes)),
+    }
+    maps = _maps(grid, outcomes, dataset)
+    page = _page(grid, results, maps, dataset)
+    page["num_failed"] = sum(outcome.reason is not None for outcome in outcomes.values())
+    html = templates("llmemb.study").get_template("report.html.jinja").render({**page, **shown})
+    present = [table for table in shown.values() if table is not None]
+    contents = {
+        "tables.md": f"# Study of {page['name']}\n\n" + tables.to_markdown(present),
+        "tables.tex": tables.to_latex([table for table in present if table is not shown["trials"]]),
+        "figures.csv": tables.to_csv(_named_groups(config, results)),
+        REPORT_FILE: html,
+    }
+    for name, content in contents.items():
+        storage.write_bytes(storage.join(config.output, name), content.encode())
+    facts = {key: page[key] for key in ("dataset", "provenance")} | {"trials": trial_facts(grid, outcomes)}
+    figures_of = {"methods": results.methods, "ablations": results.ablations, "sensitivity": results.sensitivity}
+    storage.write_json(
+        storage.join(config.output, STUDY_FILE), facts | figures_of | {"embedding_map": maps.info if maps else None}
+    )
+    for table in present:
+        if table.title in PRINTED:
+            _print(table)
+    failed = f"; {page['num_failed']} of {len(outcomes)} trials failed: run again to try them again"
+    print(f"study: {storage.join(config.output, REPORT_FILE)}{failed if page['num_failed'] else ''}")
+
+
+def measure(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> Results:
+    """Ranks what was trained, and compares."""
+    config, made = grid.config, Measure(grid.config, dataset)
+
+    def row(name: str, trials: Sequence[Trial]) -> Row:
+        uris = [grid.rat_config(trial).output for trial in trials]
+        finished = tuple(uri for uri in uris if outcomes[uri].reason is None)
+        return Row(name, finished, num_failed=len(uris) - len(finished))
+
+    of_backbones = {
+        backbone_label(backbone): [row(_label(method), grid.table(method, backbone)) for method in config.methods]
+        for backbone in config.backbones
+    }
+    ablated = [row(name, trials) for name, trials in grid.ablations().items()]
+    varied = {
+        path: [row(f"{value:g}", trials) for value, trials in by_value.items()]
+        for path, by_value in grid.sensitivity().items()
+    }
+    made.rank_all([*ablated, *(one for rows in [*of_backbones.values(), *varied.values()] for one in rows)])
+    baselines = made.baselines(_snapshot(grid))
+    return Results(
+        {backbone: made.group([*baselines, *rows]) for backbone, rows in of_backbones.items()},
+        made.group(ablated) if ablated and ablated[0].uris else None,
+        {path: made.group(rows) for path, rows in varied.items() if any(one.uris for one in rows)},
+        [part.info for part in made.slices if part.family == "popularity"],
+    )
+
+
+def trial_facts(grid: Grid, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """What is known of each trial, in the order of what they are for."""
+    return [
+        {"trial": trial.described, "experiment": purpose, "uri": uri} | asdict(outcomes[uri])
+        for uri, (purpose, trial) in grid.purposes().items()
+        if uri in outcomes
+    ]
+
+
+def search_table(grid: Grid, outcomes: Outcomes) -> tables.Table | None:
+    """What was tried to choose settings, the chosen ones in bold."""
+    blocks = []
+    for backbone, method in product(grid.config.backbones, grid.config.methods):
+        chosen = grid.table(method, backbone)[0].settings
+        rows = []
+        for trial in grid.candidates(method, backbone):
+            validation = outcomes[grid.rat_config(trial).output].validation
+            setting = ", ".join(f"{path}={value}" for path, value in trial.settings.items())
+            found = "failed" if validation is None else f"{validation:.4f}"
+            rows.append((tables.Cell(setting), tables.Cell(found, bold=trial.settings == chosen)))
+        if rows:
+            blocks.append((f"{_label(method)} ({backbone_label(backbone)})", tuple(rows)))
+    return tables.Table("Search", ("", "validation NDCG@10"), tuple(blocks)) if blocks else None
+
+
+def _label(method: str) -> str:
+    return METHODS[method].label or "IDs only"
+
+
+def _snapshot(grid: Grid) -> Snapshot | None:
+    """The embeddings of the tables, where some method reads them."""
+    if not grid.needs_embeddings:
+        return None
+    uri = grid.embed_config(grid.trial("llmemb", grid.config.for_details, grid.config.seeds[0])).output
+    return None if latest_id(uri) is None else Snapshot.open(uri)
+
+
+def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Maps | None:
+    """Maps of the item embeddings of every method that trained some, with the first seed."""
+    config = grid.config
+    uris = {
+        _label(method): grid.rat_config(grid.table(method, config.for_details)[0]).output
+        for method in config.methods
+        if METHODS[method].trains
+    }
+    loads = {label: partial(read_item_embeddings, uri) for label, uri in uris.items() if outcomes[uri].reason is None}
+    if not loads:
+        return None
+    settings = config.embedding_map
+    groups = popularity_groups(dataset.popularity)[1:]
+    sizes: dict[str, Any] = {"max_items": settings.max_items, "perplexity": settings.perplexity}
+    return embedding_map.draw_maps(loads, groups, None, **sizes, seed=config.seed)
+
+
+def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset: Dataset) -> dict[str, Any]:
+    """The pictures of the page, and what it says of the data."""
+    config = grid.config
+    long_tail = {
+        backbone: {
+            "labels": [model["label"] for model in group["models"]],
+            "picture": figures.hit_rate_by_popularity(
+                dataset.popularity, results.slices, group["models"], k=HEADLINE_K
+            ),
+        }
+        for backbone, group in results.methods.items()
+    }
+    return {
+        "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
+        "backbones": list(results.methods),
+        "seeds": config.seeds,
+        "details": backbone_label(config.for_details),
+        "dataset": _facts(dataset),
+        "long_tail": long_tail,
+        "sensitivity_picture": study_figures.sensitivity(results.sensitivity) if results.sensitivity else None,
+        "panels": figures.map_panels(maps, maps.popularity, seed=config.seed) if maps else [],
+        "map_info": maps.info if maps else None,
+        "side": figures.SIDE,
+        "colors": [figures.model_color(number) for number in range(len(config.methods) + 2)],
+        "popularity_names": figures.POPULARITY_NAMES,
+        "popularity_colors": [figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
+        "category_colors": figures.CATEGORY_COLORS,
+        "provenance": {
+            "command": shlex.join(["python", *sys.argv]),
+            "config": config.model_dump(mode="json"),
+            "versions": {"llmemb": llmemb.__version__, "torch": torch.__version__},
+        },
+    }
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "uri": dataset.uri,
+        "fingerprint": dataset.fingerprint,
+        "num_items": dataset.num_items,
+        "num_users": len(dataset.sequences),
+        "num_interactions": len(dataset.sequences.items),
+        "num_queries": len(dataset.test().items),
+    }
+
+
+def _named_groups(config: StudyConfig, results: Results) -> list[tuple[str, str, Group]]:
+    named = [("methods", backbone, group) for backbone, group in results.methods.items()]
+    if results.ablations is not None:
+        named.append(("ablation", backbone_label(config.for_details), results.ablations))
+    return named + [("sensitivity", path, group) for path, group in results.sensitivity.items()]
+
+
+def _print(table: tables.Table) -> None:
+    """On the terminal, the best of each column in bold."""
+    shown = RichTable(title=table.title, title_justify="left")
+    for number, column in enumerate(table.columns):
+        shown.add_column(column, justify="right" if number else "left")
+    for title, rows in table.blocks:
+        if title:
+            shown.add_section()
+            shown.add_row(f"[italic]{escape(title)}[/]")
+        for row in rows:
+            shown.add_row(*[f"[bold]{escape(cell.text)}[/]" if cell.bold else escape(cell.text) for cell in row])
+    console = Console()
+    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)

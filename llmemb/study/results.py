@@ -1,0 +1,136 @@
+"""From finished trials to the study's figures: rows of runs that differ in their seed, measured as evaluate does it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from llmemb import progress, storage
+from llmemb.data.dataset import Dataset
+from llmemb.embed.snapshot import Snapshot
+from llmemb.evaluation import stored
+from llmemb.evaluation.candidates import draw_candidates
+from llmemb.evaluation.config import HEADLINE_K
+from llmemb.evaluation.entrants import load_recommender, popularity_entrant, text_similarity_entrant
+from llmemb.evaluation.results import comparisons, rank_figures
+from llmemb.evaluation.sharding import Question, answer
+from llmemb.metrics.ranking import Ranking, Scorer
+from llmemb.metrics.slices import Slice, slices_of
+from llmemb.study.config import StudyConfig
+
+KS = (5, HEADLINE_K, 20)
+SHOWN_SLICES = ("overall", "head", "tail", "cold")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table has a row of.
+
+    Attributes:
+        uris: Finished recommenders, one for each seed that did not fail.
+        load: Makes the scorer of a baseline, which has no URI.
+        num_failed: Seeds that did.
+    """
+
+    label: str
+    uris: tuple[str, ...] = ()
+    load: Callable[[], Scorer] | None = None
+    num_failed: int = 0
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Measure:
+    """Ranks every recommender once, keeps the rankings in the study's folder, and measures groups of rows.
+
+    Args:
+        config: The study's.
+    """
+
+    def __init__(self, config: StudyConfig, dataset: Dataset) -> None:
+        self._config, self._dataset = config, dataset
+        targets = dataset.test()
+        candidates = None
+        if config.sampled is not None:
+            drawing = config.sampled.model_dump()
+            candidates = draw_candidates(targets, dataset.popularity, seed=config.seed, **drawing)
+        self._question = Question(targets, dataset.num_items, min(max(KS), dataset.num_items), candidates)
+        self.slices: list[Slice] = slices_of(dataset.popularity, targets)
+        self._rankings: dict[str, Ranking] = {}
+
+    def baselines(self, snapshot: Snapshot | None) -> list[Row]:
+        """Popularity, and where there are embeddings the likeness of texts."""
+        entrants = [popularity_entrant(self._dataset)]
+        if snapshot is not None:
+            entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=1))
+        return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
+
+    def group(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Rows that are compared with each other, as :mod:`llmemb.evaluation.report` reads them.
+
+        Returns:
+            ``models``, ``comparisons`` (every two rows, users paired), ``slices``, and ``failed``: the labels of rows
+            without any run.
+        """
+        rankings = {row.label: self._runs(row) for row in rows if row.uris or row.load}
+        uncertainty, seed = self._config.uncertainty, self._config.seed
+        models = [
+            {"label": row.label, "kind": "recommender" if row.uris else "baseline", "runs": list(row.uris)}
+            | {"num_failed": row.num_failed, "info": row.info}
+            | rank_figures(rankings[row.label], self.slices, ks=KS, uncertainty=uncertainty, seed=seed)
+            for row in rows
+            if row.label in rankings
+        ]
+        shown = [part for part in self.slices if part.name in SHOWN_SLICES]
+        return {
+            "models": models,
+            "slices": [part.info for part in self.slices],
+            "failed": [row.label for row in rows if row.label not in rankings],
+            "comparisons": comparisons(rankings, shown, uncertainty=uncertainty, seed=seed),
+        }
+
+    def rank_all(self, rows: Sequence[Row]) -> None:
+        """Ranks all that is not ranked yet."""
+        uris = list(dict.fromkeys(uri for row in rows for uri in row.uris))
+        with progress.bar("study: rank", len(uris), "recommenders") as bar:
+            for number, uri in enumerate(uris, start=1):
+                self._remembered(uri, partial(self._stored, uri))
+                bar.update(number)
+
+    def _runs(self, row: Row) -> list[Ranking]:
+        if row.load is not None:
+            return [self._remembered(row.label, partial(self._answer, row.load))]
+        return [self._remembered(uri, partial(self._stored, uri)) for uri in row.uris]
+
+    def _remembered(self, name: str, make: Callable[[], Ranking]) -> Ranking:
+        if name not in self._rankings:
+            self._rankings[name] = make()
+        return self._rankings[name]
+
+    def _stored(self, recommender: str) -> Ranking:
+        """A recommender's ranking: read where an earlier run has left it, else made and stored."""
+        sampled = None if self._config.sampled is None else self._config.sampled.model_dump()
+        made_from = [storage.name(recommender), self._dataset.fingerprint, self._config.seed, sampled]
+        uri = storage.join(self._config.output, "rankings", f"{storage.fingerprint(made_from)}.parquet")
+        item_ids = self._dataset.item_ids
+        if storage.exists(uri):
+            return stored.read_ranking(uri, item_ids=item_ids)
+        ranking = self._answer(partial(load_recommender, recommender))
+        user_ids = self._dataset.user_ids
+        stored.write_ranking(uri, ranking, self._question.targets, user_ids=user_ids, item_ids=item_ids)
+        return ranking
+
+    def _answer(self, load: Callable[[], Scorer]) -> Ranking:
+        return answer(load, self._question, num_workers=1, on_progress=lambda done: None)
+
+
+def difference(group: Mapping[str, Any], a: str, b: str, *, part: str, metric: str) -> dict[str, Any] | None:
+    """The paired test of one row less another, full ranking; None where there is none."""
+    for test in group["comparisons"]:
+        if (test["protocol"], test["slice"], test["metric"]) != ("full", part, metric):
+            continue
+        if (test["a"], test["b"]) == (a, b):
+            return dict(test)
+        if (test["a"], test["b"]) == (b, a):
+            low, high = test["interval"]
+            return test | {"a": a, "b": b, "difference": -test["difference"], "interval": (-high, -low)}
+    return None

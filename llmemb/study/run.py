@@ -1,0 +1,75 @@
+"""The study job: encoders, then trials, the ones that others start from first, then figures, tables and a report."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from llmemb import storage
+from llmemb.data.dataset import Dataset
+from llmemb.rat.methods import METHODS
+from llmemb.study.config import StudyConfig
+from llmemb.study.encoders import make_embeddings
+from llmemb.study.grid import Grid, Trial
+from llmemb.study.report import write_report
+from llmemb.study.trials import Outcome, Outcomes, run_trials
+
+
+def run_study(config: StudyConfig) -> None:
+    """Trains what is not trained yet, and writes ``tables.md``, ``tables.tex``, ``figures.csv``, ``report.html`` and,
+    last, ``study.json``.
+
+    Raises:
+        InputError: bad input to the whole study; what is wrong with one trial alone is a row of the table of trials.
+    """
+    dataset = Dataset.open(config.dataset)
+    storage.check_writable(config.output)
+    grid = Grid(config, dataset.fingerprint)
+    searched = itertools.product(config.methods, config.backbones)
+    tried = [trial for method, backbone in searched for trial in grid.candidates(method, backbone)]
+    for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with their settings
+        grid.rat_config(trial)
+    storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
+    write_report(grid, train_all(grid), dataset)
+
+
+def train_all(grid: Grid) -> Outcomes:
+    """Runs the study's trials in waves: IDs alone, which others start from, then what chooses settings, then the rest.
+
+    Returns:
+        How each ended, by the URI of its recommender.
+    """
+    outcomes: Outcomes = {}
+    methods = [method for method in grid.config.methods if method != "none"]
+    if "none" in grid.config.methods or any(METHODS[method].needs_collaborative for method in methods):
+        _choose(grid, ["none"], outcomes)
+        _run(grid, "IDs alone", grid.ids_alone(), outcomes)
+    _choose(grid, methods, outcomes)
+    _run(grid, "all methods", grid.all_trials(), outcomes)
+    return outcomes
+
+
+def _choose(grid: Grid, methods: Sequence[str], outcomes: Outcomes) -> None:
+    """Tries the settings of some methods and makes the best ones theirs."""
+    pairs = itertools.product(grid.config.backbones, methods)
+    tried = {(method, backbone): grid.candidates(method, backbone) for backbone, method in pairs}
+    _run(grid, "search", [trial for trials in tried.values() for trial in trials], outcomes)
+    for (method, backbone), trials in tried.items():
+        if trials:
+            ended = [outcomes[grid.rat_config(trial).output] for trial in trials]
+            best = max(range(len(trials)), key=lambda number: ended[number].validation or 0.0)
+            grid.choose(method, backbone, trials[best].settings)
+
+
+def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) -> None:
+    """Runs those that have not been run yet, and adds how they ended."""
+    by_uri = {grid.rat_config(trial).output: trial for trial in trials}
+    new = {uri: trial for uri, trial in by_uri.items() if uri not in outcomes}
+    no_embeddings = make_embeddings(grid, new.values())
+    configs = [grid.rat_config(trial) for trial in new.values()]
+    stopped = {config.output: no_embeddings.get(str(config.embeddings)) for config in configs}
+    possible = [config for config in configs if stopped[config.output] is None]
+    ended = run_trials(possible, title=title, output=grid.config.output, settings=grid.config.trials)
+    outcomes |= {config.output: Outcome(reason) for config in configs if (reason := stopped[config.output])}
+    outcomes |= {config.output: outcome for config, outcome in zip(possible, ended, strict=True)}
+    for uri, trial in new.items():
+        if outcomes[uri].reason is not None:
+            print(f"study: failed: {trial.described}: {outcomes[uri].reason}")

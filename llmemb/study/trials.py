@@ -1,0 +1,137 @@
+"""Trials as Ray Tune runs them: those that are finished are kept, one that fails stops nobody else."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmemb import cluster, progress, storage
+from llmemb.job import find_input_error
+from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE
+from llmemb.rat.run import run_rat
+from llmemb.study.config import TrialsConfig
+
+TUNE_FOLDER = "ray_tune"
+ALMOST_NOTHING = 0.001
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        reason: Why it failed; None where it did not.
+        validation: Its NDCG@10.
+        seconds: From loading the dataset to the artifact, without what it starts from.
+    """
+
+    reason: str | None = None
+    validation: float | None = None
+    seconds: float | None = None
+    peak_memory_mib: float | None = None
+    num_epochs: int | None = None
+
+
+Outcomes = dict[str, Outcome]
+"""By the URI of the recommender."""
+
+
+def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, settings: TrialsConfig) -> list[Outcome]:
+    """Trains what is not trained yet.
+
+    Args:
+        output: The study's, for what Ray Tune keeps of a run.
+
+    Returns:
+        An outcome for each, in order.
+    """
+    todo = {config.output: config for config in configs if not is_finished(config)}
+    reasons = _tune(list(todo.values()), title, output, settings) if todo else {}
+    return [_outcome(config, reasons.get(config.output)) for config in configs]
+
+
+def is_finished(config: RatConfig) -> bool:
+    return storage.exists(storage.join(config.output, RECOMMENDER_FILE))
+
+
+def _outcome(config: RatConfig, reason: str | None) -> Outcome:
+    """What is known of a trial that ended, or of one that an earlier run finished."""
+    if not is_finished(config):
+        return Outcome(reason or "it did not finish, and said nothing")
+    metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
+    return Outcome(
+        None,
+        metrics["validation"]["ndcg@10"],
+        metrics["seconds"],
+        metrics["peak_memory_mib"],
+        len(metrics["epochs"]),
+    )
+
+
+def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
+    """Runs them, and says why which of them failed."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables whatever the verbosity
+    from ray import tune
+
+    cluster.connect()
+    uris = [config.output for config in configs]
+    threads = settings.cpus or cluster.cpu_threads(settings.max_concurrent)
+    parameters = {config.output: config.model_dump(mode="json") for config in configs}
+
+    def train(chosen: dict[str, str]) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        config = RatConfig.model_validate(parameters[chosen["output"]])
+        run_rat(config, here=config.num_workers == 1)
+
+    # A trial of several workers only waits for them, who have resources of their own.
+    alone = all(config.num_workers == 1 for config in configs)
+    resources: dict[str, float] = {"CPU": threads, "GPU": 1 if cluster.has_gpus() else 0}
+    if not alone:
+        resources = {"CPU": ALMOST_NOTHING}
+    storage.remove(storage.join(output, TUNE_FOLDER))
+    with progress.bar(f"study: {title}", len(configs), "trials") as bar:
+        results: Any = tune.Tuner(
+            tune.with_resources(train, resources),
+            param_space={"output": tune.grid_search(uris)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=settings.max_concurrent),
+            run_config=tune.RunConfig(
+                name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(bar, configs)]
+            ),
+        ).fit()
+    storage.remove(storage.join(output, TUNE_FOLDER))
+    return {
+        result.config["output"]: _reason(result.error)
+        for result in results
+        if result.error is not None and result.config is not None
+    }
+
+
+def _watcher(bar: progress.Bar, configs: list[RatConfig]) -> Any:
+    from ray.tune import Callback
+
+    class Watcher(Callback):
+        """Counts the trials that ended."""
+
+        def __init__(self) -> None:
+            self.failed = 0
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            bar.update(bar.done + 1, failed=self.failed)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            self.failed += 1
+            bar.update(bar.done + 1, failed=self.failed)
+
+    return Watcher()
+
+
+def _reason(error: BaseException) -> str:
+    """One line: bad input as it is told to a user, anything else by its last line."""
+    bad_input = find_input_error(error)
+    if bad_input is not None:
+        return " ".join(str(bad_input).split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,145 @@
+"""Which trials a study has, and what they share."""
+
+from typing import Any
+
+import pytest
+
+from llmemb.config import Config
+from llmemb.errors import InputError
+from llmemb.study.config import StudyConfig
+from llmemb.study.grid import Grid
+
+SCFT = {"base_model": "/models/tiny", "max_steps": 3, "prompt": {"attributes": ["title"]}}
+
+
+def make_grid(**settings: Any) -> Grid:
+    values = {"dataset": "/data", "output": "/study", "backbones": ["sasrec", "gru4rec"], "seeds": [0, 1], "scft": SCFT}
+    return Grid(StudyConfig.parse({**values, **settings}), "fingerprint")
+
+
+def test_methods_on_all_backbones_share_one_encoder_and_one_snapshot():
+    grid = make_grid()
+    reading = [trial for trial in grid.all_trials() if trial.method in ("llmemb", "llm2x", "text_sum")]
+    assert len(reading) == 3 * 2 * 2
+    assert len({grid.scft_config(trial).output for trial in reading}) == 1  # type: ignore[union-attr]
+    assert len({grid.embed_config(trial).output for trial in reading}) == 1
+    configs = [grid.rat_config(trial) for trial in grid.all_trials()]
+    assert len({config.output for config in configs}) == len(configs) == 7 * 2 * 2
+
+
+def test_what_starts_from_ids_starts_from_those_of_the_table():
+    grid = make_grid()
+    for method in ("llmemb", "melt", "tslrec", "text_sum"):
+        trial = grid.trial(method, "gru4rec", 1)
+        assert grid.rat_config(trial).collaborative == grid.rat_config(grid.trial("none", "gru4rec", 1)).output
+    assert grid.rat_config(grid.trial("said", "gru4rec", 1)).collaborative is None
+
+
+def test_an_id_only_recommender_of_another_size_is_another():
+    grid = make_grid(sensitivity={"rat.model.hidden_dim": [16]})
+    [path] = grid.sensitivity()
+    assert list(grid.sensitivity()[path]) == [16, 64]
+    [small, *_] = grid.sensitivity()[path][16]
+    ids = grid.started_from(small)
+    assert ids is not None
+    assert grid.rat_config(small).collaborative == grid.rat_config(ids).output
+    assert grid.rat_config(ids).model.hidden_dim == 16
+    assert ids in grid.ids_alone()
+
+
+def test_what_said_learns_is_shared_by_backbones_but_not_by_seeds():
+    grid = make_grid()
+    folders = {
+        (backbone, seed): grid.rat_config(grid.trial("said", backbone, seed)).item_vectors
+        for backbone in ("sasrec", "gru4rec")
+        for seed in (0, 1)
+    }
+    assert folders["sasrec", 0] == folders["gru4rec", 0] != folders["sasrec", 1]
+    said = grid.rat_config(grid.trial("said", "sasrec", 0))
+    assert (said.base_model, said.prompt is not None) == ("/models/tiny", True)
+
+
+def test_an_ablation_without_scft_has_another_snapshot_and_no_encoder_of_its_own():
+    grid = make_grid(ablations={"w/o SCFT": {"embed.encoder": "/models/tiny"}})
+    assert list(grid.ablations()) == ["LLMEmb", "w/o SCFT"]
+    whole, without = (trials[0] for trials in grid.ablations().values())
+    assert whole == grid.trial("llmemb", "sasrec", 0)
+    assert grid.scft_config(without) is None
+    assert grid.embed_config(without).encoder == "/models/tiny"
+    assert grid.rat_config(without).embeddings != grid.rat_config(whole).embeddings
+
+
+def test_a_setting_of_scft_fine_tunes_anew_and_one_of_rat_does_not():
+    grid = make_grid(sensitivity={"scft.views.drop_ratio": [0.2], "rat.alignment.weight": [0.0, 1]})
+    drop, weight = grid.sensitivity().values()
+    assert list(drop) == [0.2, 0.4]
+    assert len({grid.rat_config(trials[0]).embeddings for trials in drop.values()}) == 2
+    assert list(weight) == [0.0, 0.03, 1]
+    assert len({grid.rat_config(trials[0]).embeddings for trials in weight.values()}) == 1
+
+
+def test_the_same_setting_said_otherwise_is_the_same_trial():
+    path = "rat.alignment.weight"
+    grid = make_grid(ablations={"w/o alignment": {path: 0}}, sensitivity={path: [0.0]})
+    ablated, varied = grid.ablations()["w/o alignment"][0], grid.sensitivity()[path]
+    assert grid.rat_config(ablated).output == grid.rat_config(varied[0.0][0]).output
+    assert grid.rat_config(varied[0.03][0]).output == grid.rat_config(grid.trial("llmemb", "sasrec", 0)).output
+
+
+def test_what_a_trial_is_called_does_not_depend_on_where_the_study_is():
+    here, there = make_grid(), make_grid(output="/elsewhere", dataset="/moved")
+    for one, other in zip(here.all_trials(), there.all_trials(), strict=True):
+        assert here.rat_config(one).output.removeprefix("/study") == there.rat_config(other).output.removeprefix(
+            "/elsewhere"
+        )
+    assert Grid(here.config, "other data").rat_config(one).output != here.rat_config(one).output
+
+
+def test_chosen_settings_are_in_the_table_and_in_what_starts_from_them():
+    space = {"rat.training.learning_rate": [1e-3, 2e-3]}
+    grid = make_grid(methods=["none", "llmemb"], search={"none": space, "llmemb": space})
+    tried = grid.candidates("none", "sasrec")
+    assert [trial.settings for trial in tried] == [{"rat.training.learning_rate": rate} for rate in (1e-3, 2e-3)]
+    assert {trial.seed for trial in tried} == {0}
+    grid.choose("none", "sasrec", tried[0].settings)
+    assert [grid.rat_config(trial).training.learning_rate for trial in grid.table("none", "sasrec")] == [1e-3, 1e-3]
+    assert grid.rat_config(grid.table("none", "gru4rec")[0]).training.learning_rate == 2e-3
+    assert grid.rat_config(grid.trial("llmemb", "sasrec", 1)).collaborative == (
+        grid.rat_config(grid.table("none", "sasrec")[1]).output
+    )
+
+
+def test_every_method_that_trains_is_tried_as_often():
+    with pytest.raises(InputError, match=r"search: expected as many combinations .* got none 2, llmemb 1"):
+        make_grid(methods=["none", "llmemb", "text_sum"], search={"none": {"rat.training.learning_rate": [1e-3, 2e-3]}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"ablations": {"odd": {"rad.alignment.weight": 0}}},
+            "rad.alignment.weight: expected a setting of scft",
+        ),
+        ({"ablations": {"odd": {"rat.seed": 0}}}, "rat.seed: expected a setting of"),
+        ({"rat": {"seed": 3}}, "rat.seed is set by the study itself"),
+        ({"seeds": [1, 1]}, "seeds: .*expected one or more, each once"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_read(settings, message):
+    with pytest.raises(InputError, match=message):
+        make_grid(**settings)
+
+
+def test_a_wrong_value_is_named_with_its_stage():
+    grid = make_grid(rat={"training": {"max_epochs": 0}})
+    with pytest.raises(InputError, match=r"config: rat\.training\.max_epochs: .* got 0"):
+        grid.rat_config(grid.trial("none", "sasrec", 0))
+    with pytest.raises(InputError, match=r"sensitivity: rat\.alignment\.wait: there is no such setting"):
+        make_grid(sensitivity={"rat.alignment.wait": [1]}).sensitivity()
+
+
+def test_configs_are_plain_job_configs():
+    config = make_grid().rat_config(make_grid().trial("llmemb", "sasrec", 0))
+    assert isinstance(config, Config)
+    assert type(config).model_validate(config.model_dump(mode="json")) == config

@@ -1,0 +1,27 @@
+"""Every study that is shipped says something that all its jobs understand."""
+
+from pathlib import Path
+
+import pytest
+
+from llmemb.data.config import PrepareConfig
+from llmemb.study.config import StudyConfig
+from llmemb.study.grid import Grid
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+STUDIES = sorted(path.parent.name for path in CONFIGS.glob("*/study.yaml"))
+
+
+def test_all_are_here():
+    assert STUDIES == ["beauty", "demo", "paper-beauty", "paper-fashion", "paper-yelp"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_trial_of_a_shipped_study_has_a_config(name):
+    config = StudyConfig.load(str(CONFIGS / name / "study.yaml"))
+    prepare = PrepareConfig.load(str(CONFIGS / name / "prepare.yaml"))
+    assert config.dataset == prepare.output
+    grid = Grid(config, "fingerprint")
+    outputs = {grid.rat_config(trial).output for trial in grid.all_trials()}
+    table = len(config.backbones) * len(config.methods) * len(config.seeds)
+    assert len(outputs) > table

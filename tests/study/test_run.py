@@ -1,0 +1,99 @@
+"""A whole study on a tiny catalogue, one method of which cannot succeed; trials run here, without Ray Tune."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmemb import storage
+from llmemb.embed.config import EmbedConfig
+from llmemb.errors import InputError
+from llmemb.rat.config import RatConfig
+from llmemb.rat.run import run_rat
+from llmemb.study import encoders, trials
+from llmemb.study.config import StudyConfig, TrialsConfig
+from llmemb.study.run import run_study
+from tests.snapshots import write_snapshot
+
+SMALL = {
+    "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
+    "training": {"max_epochs": 2, "batch_positions": 64, "learning_rate": 0.01},
+}
+
+
+def train_here(configs: list[RatConfig], title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
+    """Stands for Ray Tune: see test_trials.py."""
+    reasons = {}
+    for config in configs:
+        try:
+            run_rat(config, here=True)
+        except InputError as error:
+            reasons[config.output] = str(error)
+    return reasons
+
+
+def embed_here(config: EmbedConfig) -> None:
+    write_snapshot(config.output, {f"i{item}": f"item {item}" for item in range(40)}, dim=6)
+
+
+@pytest.fixture(scope="module")
+def study(tiny_dataset, tiny_encoder, tmp_path_factory) -> StudyConfig:
+    config = StudyConfig.parse(
+        {
+            "dataset": tiny_dataset,
+            "output": str(tmp_path_factory.mktemp("study")),
+            "backbones": ["sasrec"],
+            "methods": ["none", "melt", "text_sum", "llmemb"],
+            "seeds": [0, 1],
+            "scft": {"prompt": {"attributes": ["title", "brand"]}},
+            "embed": {"encoder": str(tiny_encoder), "engine": {"precision": "fp32"}},
+            "rat": SMALL,
+            "ablations": {"w/o alignment": {"rat.alignment.weight": 0}},
+            "sensitivity": {"rat.alignment.weight": [0.0]},
+            "sampled": {"num_negatives": 5},
+            "uncertainty": {"resamples": 100, "randomisations": 100},
+            "embedding_map": {"max_items": 20},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "_tune", train_here)
+        patch.setattr(encoders, "run_embed", embed_here)
+        run_study(config)
+    return config
+
+
+def test_a_study_ends_with_tables_a_report_and_every_figure(study):
+    results = storage.read_json(f"{study.output}/study.json")
+    labels = [model["label"] for model in results["methods"]["SASRec"]["models"]]
+    assert labels == ["popularity", "text similarity", "IDs only", "IDs + text", "LLMEmb"]
+    assert [model["label"] for model in results["ablations"]["models"]] == ["LLMEmb", "w/o alignment"]
+    assert [model["label"] for model in results["sensitivity"]["rat.alignment.weight"]["models"]] == ["0", "0.03"]
+    page = Path(study.output, "report.html").read_text()
+    tables = Path(study.output, "tables.md").read_text()
+    for label in labels[2:]:
+        assert f"| {label} |" in tables
+        assert f'<th scope="row">{label}</th>' in page
+    assert page.count("data:image/svg+xml") == 4 * 2  # long tail and sensitivity, light and dark, wide and narrow
+    assert "\\toprule" in Path(study.output, "tables.tex").read_text()
+    assert "methods,SASRec,LLMEmb,2,sampled,tail,ndcg@10," in Path(study.output, "figures.csv").read_text()
+
+
+def test_a_trial_that_fails_is_a_row_with_its_reason_and_stops_no_other(study):
+    ended = storage.read_json(f"{study.output}/study.json")["trials"]
+    failed = [trial for trial in ended if trial["reason"] is not None]
+    assert [trial["trial"] for trial in failed] == ["melt on sasrec, seed 0", "melt on sasrec, seed 1"]
+    assert all("all are as short" in trial["reason"] for trial in failed)
+    good = [trial for trial in ended if trial["reason"] is None]
+    assert len(good) == 2 * 3 + 2  # two seeds of three methods, and of the ablation, which sensitivity shares
+    assert all(trial["seconds"] > 0 and trial["peak_memory_mib"] > 10 for trial in good)
+
+
+def test_a_finished_study_trains_nothing_again(study, monkeypatch, capsys):
+    before = json.dumps(storage.read_json(f"{study.output}/study.json")["methods"])
+    tried: list[str] = []
+    monkeypatch.setattr(trials, "_tune", lambda configs, *rest: tried.extend(config.output for config in configs) or {})
+    monkeypatch.setattr(encoders, "run_embed", lambda config: pytest.fail("it is embedded already"))
+    run_study(study)
+    assert [storage.name(uri).split("-")[0] for uri in tried] == ["melt", "melt"]  # what failed is tried again
+    assert json.dumps(storage.read_json(f"{study.output}/study.json")["methods"]) == before
+    assert "2 of 10 trials failed" in capsys.readouterr().out
