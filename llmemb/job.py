@@ -1,12 +1,12 @@
 """What every job script does: read the config, find the cluster, run one function, exit."""
 
 import argparse
-import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
+from llmemb import logs
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 
@@ -27,8 +27,8 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
     parser.add_argument("--verbose", action="store_true", help="show the log lines of Ray and of the workers")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(name)s: %(message)s")
     try:
+        logs.set_up(verbose=arguments.verbose)
         config = config_class.load(arguments.config, arguments.overrides)
         run(config)
     except Exception as error:

@@ -4,13 +4,13 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llmemb.telemetry import Telemetry
+from llmemb import logs, telemetry
 
 LINE_INTERVAL_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -38,12 +38,19 @@ class Bar:
             self._rich.update(self._task, completed=done, total=self._total, figures=shown)
         elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS or done == self._total:
             self._last_line = time.monotonic()
-            elapsed = self._last_line - self._started
-            left = self._seconds_left()
-            print(
-                f"{self._description}: {done:,}/{self._total:,} {self._unit}, {elapsed:.0f} s{left}  {shown}".rstrip(),
-                flush=True,
-            )
+            print(self._json(figures) if logs.is_json() else self._text(shown), flush=True)
+
+    def _text(self, shown: str) -> str:
+        elapsed, left = self._last_line - self._started, self._seconds_left()
+        return (
+            f"{self._description}: {self.done:,}/{self._total:,} {self._unit}, {elapsed:.0f} s{left}  {shown}".rstrip()
+        )
+
+    def _json(self, figures: Mapping[str, float | str]) -> str:
+        numbers = {name: telemetry.number(value) for name, value in figures.items()}
+        seconds = round(self._last_line - self._started, 1)
+        fields = {"work": self._description, "done": self.done, "total": self._total, "unit": self._unit}
+        return logs.line(**fields, seconds=seconds, figures=numbers)
 
     def _seconds_left(self) -> str:
         if self._first is None or not self._first[1] < self.done < self._total:
@@ -87,8 +94,8 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
     survives: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
     board = actor.options(num_cpus=0, scheduling_strategy=here, **survives).remote()
     stop = threading.Event()
-    telemetry = Telemetry(description)
-    telemetry.report(0, total, {})
+    gauges = telemetry.Telemetry(description)
+    gauges.report(0, total, {})
     with bar(description, total, unit) as shown:
 
         def show() -> None:
@@ -98,7 +105,7 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
                 if done != seen:
                     seen = done
                     shown.update(done, new_total, **figures)
-                    telemetry.report(done, new_total, figures)
+                    gauges.report(done, new_total, figures)
 
         thread = threading.Thread(target=show, daemon=True)
         thread.start()
@@ -110,7 +117,7 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
             done, new_total, figures = ray.get(board.read.remote())
             if done != shown.done:
                 shown.update(done, new_total, **figures)
-                telemetry.report(done, new_total, figures)
+                gauges.report(done, new_total, figures)
             ray.kill(board)
 
 
