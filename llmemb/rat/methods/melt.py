@@ -35,11 +35,11 @@ class MeltConfig(Config):
     """The user branch's loss in the sum."""
     item_weight: float = Field(default=0.4, ge=0)
     """The item branch's."""
-    users_per_step: int = Field(default=64, ge=1)
+    users_per_step: int = Field(default=32, ge=1)
     """Head users that the user branch learns from in a step."""
-    items_per_step: int = Field(default=64, ge=1)
+    items_per_step: int = Field(default=32, ge=1)
     """Head items that the item branch learns from in a step."""
-    max_contexts: int = Field(default=10, ge=1)
+    max_contexts: int = Field(default=5, ge=1)
     """Contexts of an item that are averaged, drawn anew each time (the paper's K)."""
 
 
