@@ -10,6 +10,7 @@ from llmemb.errors import InputError
 from llmemb.rat.methods import METHODS
 from llmemb.scft.run import run_scft
 from llmemb.study.grid import Grid, Trial
+from llmemb.study.trials import reason_of
 
 
 def make_embeddings(grid: Grid, trials: Iterable[Trial]) -> dict[str, str]:
@@ -23,10 +24,18 @@ def make_embeddings(grid: Grid, trials: Iterable[Trial]) -> dict[str, str]:
     for uri, trial in needed.items():
         try:
             _make(grid, trial)
-        except (InputError, RuntimeError) as error:  # Ray's own errors are RuntimeErrors
-            reasons[uri] = f"embeddings: {' '.join(str(error).split())}"
-            print(f"study: {reasons[uri]}")
+        except _failures() as error:
+            reasons[uri] = reason_of(error)
+            print(f"study: no embeddings: {reasons[uri]}")
     return reasons
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What may go wrong with one encoder and leave the others."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    return InputError, RayError, TrainingFailedError
 
 
 def _make(grid: Grid, trial: Trial) -> None:

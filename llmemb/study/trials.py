@@ -55,6 +55,15 @@ def is_finished(config: RatConfig) -> bool:
     return storage.exists(storage.join(config.output, RECOMMENDER_FILE))
 
 
+def reason_of(error: BaseException) -> str:
+    """One line: bad input as it is told to a user, anything else by its last line."""
+    bad_input = find_input_error(error)
+    if bad_input is not None:
+        return " ".join(str(bad_input).split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def _outcome(config: RatConfig, reason: str | None) -> Outcome:
     """What is known of a trial that ended, or of one that an earlier run finished."""
     if not is_finished(config):
@@ -103,7 +112,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         ).fit()
     storage.remove(storage.join(output, TUNE_FOLDER))
     return {
-        result.config["output"]: _reason(result.error)
+        result.config["output"]: reason_of(result.error)
         for result in results
         if result.error is not None and result.config is not None
     }
@@ -126,12 +135,3 @@ def _watcher(bar: progress.Bar, configs: list[RatConfig]) -> Any:
             bar.update(bar.done + 1, failed=self.failed)
 
     return Watcher()
-
-
-def _reason(error: BaseException) -> str:
-    """One line: bad input as it is told to a user, anything else by its last line."""
-    bad_input = find_input_error(error)
-    if bad_input is not None:
-        return " ".join(str(bad_input).split())
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
