@@ -19,7 +19,7 @@ class EngineConfig(Config):
     """bf16 on GPUs and fp32 on CPUs by default; CPUs with AVX-512 BF16 or AMX are 1.8 times faster with bf16, others
     emulate it and crawl."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Tokens in one forward pass, padding included; 2,048 on CPUs and 32,768 on GPUs by default."""
+    """Tokens in one forward pass, padding included; 1,024 on CPUs and 32,768 on GPUs by default."""
     max_seq_len: int | None = Field(default=None, ge=1)
     """Longer prompts are cut; the encoder's own limit by default."""
     threads_per_worker: int | None = Field(default=None, ge=1)

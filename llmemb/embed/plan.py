@@ -15,8 +15,8 @@ from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 
 RECORDS_FOLDER = "_shards"
-# A CPU gains nothing from large batches and loses to their padding; a GPU starves on small ones.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+# A CPU loses to the padding of large batches and to states that outgrow its caches; a GPU starves on small ones.
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
 MIN_SHARDS = 8
 OUTGROWN = 4
 # Of a manifest: with these the same, a prompt has the same vector.
