@@ -65,28 +65,24 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> None:
         "search": search_table(grid, outcomes),
         "trials": tables.trials(trial_facts(grid, outcomes)),
     }
-    maps = _maps(grid, outcomes, dataset)
-    page = _page(grid, results, maps, dataset)
-    page["num_failed"] = sum(outcome.reason is not None for outcome in outcomes.values())
-    html = templates("llmemb.study").get_template("report.html.jinja").render({**page, **shown})
+    maps, trials = _maps(grid, outcomes, dataset), trial_facts(grid, outcomes)
+    page = _page(grid, results, maps, dataset) | {"num_failed": sum(trial["reason"] is not None for trial in trials)}
     present = [table for table in shown.values() if table is not None]
-    contents = {
+    files = {
         "tables.md": f"# Study of {page['name']}\n\n" + tables.to_markdown(present),
         "tables.tex": tables.to_latex([table for table in present if table is not shown["trials"]]),
         "figures.csv": tables.to_csv(_named_groups(config, results)),
-        REPORT_FILE: html,
+        REPORT_FILE: templates("llmemb.study").get_template("report.html.jinja").render({**page, **shown}),
     }
-    for name, content in contents.items():
+    for name, content in files.items():
         storage.write_bytes(storage.join(config.output, name), content.encode())
-    facts = {key: page[key] for key in ("dataset", "provenance")} | {"trials": trial_facts(grid, outcomes)}
-    figures_of = {"methods": results.methods, "ablations": results.ablations, "sensitivity": results.sensitivity}
-    storage.write_json(
-        storage.join(config.output, STUDY_FILE), facts | figures_of | {"embedding_map": maps.info if maps else None}
-    )
+    everything = {key: page[key] for key in ("dataset", "provenance", "map_info")} | {"trials": trials}
+    everything |= {"methods": results.methods, "ablations": results.ablations, "sensitivity": results.sensitivity}
+    storage.write_json(storage.join(config.output, STUDY_FILE), everything)
     for table in present:
         if table.title in PRINTED:
             _print(table)
-    failed = f"; {page['num_failed']} of {len(outcomes)} trials failed: run again to try them again"
+    failed = f"; {page['num_failed']} of {len(trials)} trials failed: run again to try them again"
     print(f"study: {storage.join(config.output, REPORT_FILE)}{failed if page['num_failed'] else ''}")
 
 

@@ -1,7 +1,7 @@
 """From finished trials to the study's figures: rows of runs that differ in their seed, measured as evaluate does it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,6 @@ class Row:
     uris: tuple[str, ...] = ()
     load: Callable[[], Scorer] | None = None
     num_failed: int = 0
-    info: dict[str, Any] = field(default_factory=dict)
 
 
 class Measure:
@@ -75,7 +74,7 @@ class Measure:
         uncertainty, seed = self._config.uncertainty, self._config.seed
         models = [
             {"label": row.label, "kind": "recommender" if row.uris else "baseline", "runs": list(row.uris)}
-            | {"num_failed": row.num_failed, "info": row.info}
+            | {"num_failed": row.num_failed}
             | rank_figures(rankings[row.label], self.slices, ks=KS, uncertainty=uncertainty, seed=seed)
             for row in rows
             if row.label in rankings

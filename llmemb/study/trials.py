@@ -47,6 +47,8 @@ def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, setting
         An outcome for each, in order.
     """
     todo = {config.output: config for config in configs if not is_finished(config)}
+    if configs and len(todo) < len(configs):
+        print(f"study: {title}: {len(configs) - len(todo):,} of {len(configs):,} trials are finished already")
     reasons = _tune(list(todo.values()), title, output, settings) if todo else {}
     return [_outcome(config, reasons.get(config.output)) for config in configs]
 
