@@ -57,7 +57,7 @@ class StudyConfig(JobConfig):
     sensitivity: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """By dotted path, values that ``llmemb`` is tried with beside the chosen one."""
     details_backbone: str | None = None
-    """That of ablations and sensitivity; the first by default."""
+    """That of ablations and sensitivity; the first by default. A part of a study without it leaves them out."""
     sampled: Sampled | None = Sampled()
     uncertainty: Uncertainty = Uncertainty()
     embedding_map: EmbeddingMap = EmbeddingMap(max_items=1000)
@@ -102,7 +102,11 @@ class StudyConfig(JobConfig):
 
     @property
     def for_details(self) -> str:
-        return self.details_backbone or self.backbones[0]
+        return self.backbones[0] if self.details_backbone not in self.backbones else self.details_backbone
+
+    @property
+    def has_details(self) -> bool:
+        return self.details_backbone in (None, *self.backbones)
 
 
 def check_path(path: str) -> None:

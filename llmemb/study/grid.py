@@ -75,13 +75,15 @@ class Grid:
     def ablations(self) -> dict[str, list[Trial]]:
         """By name, a trial for every seed; the whole method first."""
         changes: dict[str, Settings] = {METHODS["llmemb"].label: {}, **self.config.ablations}
-        return {name: self._detail(change) for name, change in changes.items()} if self.config.ablations else {}
+        wanted = self.config.ablations and self.config.has_details
+        return {name: self._detail(change) for name, change in changes.items()} if wanted else {}
 
     def sensitivity(self) -> dict[str, dict[float, list[Trial]]]:
         """By path and value, rising, a trial for every seed; the chosen value among them."""
         return {
             path: {value: self._detail({path: value}) for value in sorted({*values, self._present(path)})}
             for path, values in self.config.sensitivity.items()
+            if self.config.has_details
         }
 
     def all_trials(self) -> Iterator[Trial]:

@@ -69,6 +69,19 @@ def test_an_ablation_without_scft_has_another_snapshot_and_no_encoder_of_its_own
     assert grid.rat_config(without).embeddings != grid.rat_config(whole).embeddings
 
 
+def test_a_part_without_the_backbone_of_the_details_leaves_them_out():
+    details = {
+        "ablations": {"w/o alignment": {"rat.alignment.weight": 0}},
+        "sensitivity": {"rat.alignment.weight": [1]},
+    }
+    part = make_grid(backbones=["gru4rec"], details_backbone="sasrec", **details)
+    assert (part.ablations(), part.sensitivity()) == ({}, {})
+    whole = make_grid(details_backbone="gru4rec", **details)
+    assert {trial.backbone for trial in whole.ablations()["w/o alignment"]} == {"gru4rec"}
+    for trial in part.all_trials():  # and what it trains is a part of the whole
+        assert part.rat_config(trial).output in {whole.rat_config(other).output for other in whole.all_trials()}
+
+
 def test_a_setting_of_scft_fine_tunes_anew_and_one_of_rat_does_not():
     grid = make_grid(sensitivity={"scft.views.drop_ratio": [0.2], "rat.alignment.weight": [0.0, 1]})
     drop, weight = grid.sensitivity().values()
