@@ -61,8 +61,11 @@ def _choose(grid: Grid, methods: Sequence[str], outcomes: Outcomes) -> None:
 
 def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) -> None:
     """Runs those that have not been run yet, and adds how they ended."""
-    by_uri = {grid.rat_config(trial).output: trial for trial in trials}
-    new = {uri: trial for uri, trial in by_uri.items() if uri not in outcomes}
+    new: dict[str, Trial] = {}
+    for trial in trials:
+        uri = grid.rat_config(trial).output
+        if uri not in outcomes:
+            new.setdefault(uri, trial)
     no_embeddings = make_embeddings(grid, new.values())
     configs = [grid.rat_config(trial) for trial in new.values()]
     stopped = {config.output: no_embeddings.get(str(config.embeddings)) for config in configs}
