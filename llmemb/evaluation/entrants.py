@@ -144,7 +144,7 @@ def _settings(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.get("training", {}).items() if key not in _PER_SEED}
 
 
-_PER_SEED = {"seed", "dataset", "embeddings", "collaborative", "output"}
+_PER_SEED = {"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"}
 
 
 def _label(run: Run, *, unique: bool) -> str:

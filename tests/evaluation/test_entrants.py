@@ -24,7 +24,8 @@ def groups(folder: Path, **trainings: dict[str, Any]) -> dict[str, list[int | No
 
 def test_runs_that_differ_in_their_seed_are_one_entrant(tmp_path: Path) -> None:
     same = {"model": {"hidden_dim": 4}}
-    found = groups(tmp_path, a={"seed": 0, "embeddings": "x", **same}, b={"seed": 1, "embeddings": "y", **same})
+    made_from = [{"embeddings": name, "item_vectors": name} for name in "xy"]
+    found = groups(tmp_path, a={"seed": 0, **made_from[0], **same}, b={"seed": 1, **made_from[1], **same})
     assert found == {"ours": [0, 1]}
 
 
