@@ -54,10 +54,10 @@ class Results:
     slices: list[dict[str, Any]]
 
 
-def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> None:
+def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Measure) -> None:
     """Measures what was trained, writes all files, and prints the tables."""
     config = grid.config
-    results = measure(grid, outcomes, dataset)
+    results = compare(grid, outcomes, measure)
     shown = {
         "comparison": tables.comparison(results.methods),
         "ablations": None if results.ablations is None else tables.ablations(results.ablations),
@@ -86,9 +86,9 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> None:
     print(f"study: {storage.join(config.output, REPORT_FILE)}{failed if page['num_failed'] else ''}")
 
 
-def measure(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> Results:
+def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
     """Ranks what was trained, and compares."""
-    config, made = grid.config, Measure(grid.config, dataset)
+    config = grid.config
 
     def row(name: str, trials: Sequence[Trial]) -> Row:
         uris = [grid.rat_config(trial).output for trial in trials]
@@ -104,13 +104,13 @@ def measure(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> Results:
         path: [row(f"{value:g}", trials) for value, trials in by_value.items()]
         for path, by_value in grid.sensitivity().items()
     }
-    made.rank_all([*ablated, *(one for rows in [*of_backbones.values(), *varied.values()] for one in rows)])
-    baselines = made.baselines(_snapshot(grid))
+    measure.rank_all([*ablated, *(one for rows in [*of_backbones.values(), *varied.values()] for one in rows)])
+    baselines = measure.baselines(_snapshot(grid))
     return Results(
-        {backbone: made.group([*baselines, *rows]) for backbone, rows in of_backbones.items()},
-        made.group(ablated) if ablated and ablated[0].uris else None,
-        {path: made.group(rows) for path, rows in varied.items() if any(one.uris for one in rows)},
-        [part.info for part in made.slices if part.family == "popularity"],
+        {backbone: measure.group([*baselines, *rows]) for backbone, rows in of_backbones.items()},
+        measure.group(ablated) if ablated and ablated[0].uris else None,
+        {path: measure.group(rows) for path, rows in varied.items() if any(one.uris for one in rows)},
+        [part.info for part in measure.slices if part.family == "popularity"],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from llmemb import progress, storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
 from llmemb.evaluation import stored
 from llmemb.evaluation.candidates import draw_candidates
 from llmemb.evaluation.config import HEADLINE_K
@@ -43,11 +44,16 @@ class Measure:
 
     Args:
         config: The study's.
+
+    Raises:
+        InputError: no user has a test target, or somebody too few unseen items to sample from.
     """
 
     def __init__(self, config: StudyConfig, dataset: Dataset) -> None:
         self._config, self._dataset = config, dataset
         targets = dataset.test()
+        if not len(targets.items):
+            raise InputError(f"dataset: {dataset.uri}: no user has a test target after a history")
         candidates = None
         if config.sampled is not None:
             drawing = config.sampled.model_dump()

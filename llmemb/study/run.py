@@ -10,6 +10,7 @@ from llmemb.study.config import StudyConfig
 from llmemb.study.encoders import make_embeddings
 from llmemb.study.grid import Grid, Trial
 from llmemb.study.report import write_report
+from llmemb.study.results import Measure
 from llmemb.study.trials import Outcome, Outcomes, run_trials
 
 
@@ -25,10 +26,11 @@ def run_study(config: StudyConfig) -> None:
     grid = Grid(config, dataset.fingerprint)
     searched = itertools.product(config.methods, config.backbones)
     tried = [trial for method, backbone in searched for trial in grid.candidates(method, backbone)]
-    for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with their settings
+    for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with settings and data
         grid.rat_config(trial)
+    measure = Measure(config, dataset)
     storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
-    write_report(grid, train_all(grid), dataset)
+    write_report(grid, train_all(grid), dataset, measure)
 
 
 def train_all(grid: Grid) -> Outcomes:

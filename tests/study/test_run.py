@@ -97,3 +97,10 @@ def test_a_finished_study_trains_nothing_again(study, monkeypatch, capsys):
     assert [storage.name(uri).split("-")[0] for uri in tried] == ["melt", "melt"]  # what failed is tried again
     assert json.dumps(storage.read_json(f"{study.output}/study.json")["methods"]) == before
     assert "2 of 10 trials failed" in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_the_data_is_found_before_any_work(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_tune", lambda *_: pytest.fail("nothing may be trained"))
+    values = study.model_dump() | {"output": str(tmp_path), "sampled": {"num_negatives": 39}}
+    with pytest.raises(InputError, match=r"sampled\.num_negatives: 39, but some user has only"):
+        run_study(StudyConfig.model_validate(values))
