@@ -96,14 +96,19 @@ def cpu_threads(num_workers: int) -> int:
     return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
 
 
-def training_workers(num_workers: int, *, threads: int) -> Any:
-    """Ray Train's scaling config: a GPU for each worker where the cluster has GPUs, else ``threads`` CPUs."""
+def training_workers(num_workers: int, min_workers: int | None = None, *, threads: int) -> Any:
+    """Ray Train's scaling config: a GPU for each worker where the cluster has GPUs, else ``threads`` CPUs.
+
+    Args:
+        min_workers: With as few, training starts or goes on; all of them are needed by default.
+    """
     import ray.train
 
     on_gpu = has_gpus()
     resources = None if on_gpu else {"CPU": threads}
-    say_if_waiting("training", num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu))
-    return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources)
+    number: Any = num_workers if min_workers is None else (min_workers, num_workers)
+    say_if_waiting("training", min_workers or num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu))
+    return ray.train.ScalingConfig(num_workers=number, use_gpu=on_gpu, resources_per_worker=resources)
 
 
 def say_if_waiting(work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0) -> None:

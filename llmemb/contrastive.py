@@ -13,7 +13,7 @@ def info_nce(
     first: Float[Tensor, "batch dim"],
     second: Float[Tensor, "batch dim"],
     *,
-    temperature: float,
+    temperature: float | Tensor,
     equal: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE on L2-normalised rows: the diagonal is right, all else is a negative.
@@ -30,7 +30,7 @@ def info_nce(
 
 
 def soft_targets(
-    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float
+    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float | Tensor
 ) -> Float[Tensor, ""]:
     """Cross-entropy to targets that let similar items stay similar, on L2-normalised rows.
 
@@ -44,7 +44,7 @@ def soft_targets(
 
 
 def paper(
-    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float
+    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float | Tensor
 ) -> Float[Tensor, ""]:
     """The published loss: raw dot products, ``T = softmax(τ (XXᵀ + YYᵀ) / 2)`` with its gradient, CE(T, S) and
     CE(Tᵀ, Sᵀ), where Tᵀ's rows need not sum to one.

@@ -130,6 +130,8 @@ def load_model(folder: EncoderFolder, *, precision: Precision, **config_override
     # What is missing would be random, and another in each worker. BERT's own pooler is not read here.
     if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
         raise InputError(f"{folder.path}: {len(missing)} weights of a {config.model_type} are missing: {missing[0]}, …")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # BERT's own, which no pooling here reads, and random where the folder has none
     return model
 
 

@@ -5,7 +5,7 @@ embed all chunks without a graph, gather the embeddings of all workers, take the
 then embed each chunk again with its graph and push its cached gradient through.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,79 +15,64 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmemb.encoder.batching import split_batches, token_budget_batches
+from llmemb.encoder.batching import split_batches
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
+class Embed(Protocol):
+    """From a worker's rows to their embeddings ``[rows, dim]``, with a graph where one is enabled.
+
+    Called with the same rows and place (the chunk's number) it must give the same, dropout included.
+    """
+
+    def __call__(self, rows: NDArray[np.int64], place: int) -> Tensor: ...
+
+
 class Backward(Protocol):
-    """Runs backward through a chunk; ``is_last`` says that the step's gradient is complete with it."""
+    """Runs backward through a chunk; ``is_last`` says that the batch's gradient is complete with it."""
 
     def __call__(self, loss: Tensor, *, is_last: bool) -> None: ...
 
 
 def contrastive_step(
-    token_ids: list[list[int]],
+    chunks: list[NDArray[np.int64]],
     *,
-    embed: Callable[[NDArray[np.int64]], Tensor],
+    embed: Embed,
     loss: PairLoss,
     backward: Backward,
-    tokens_per_chunk: int,
+    weight: float = 1.0,
+    loss_parameters: Sequence[Tensor] = (),
 ) -> float:
-    """Leaves in the parameters the gradient of the loss over the global batch.
+    """Adds to the parameters' gradients that of the weighted loss over the global batch.
 
     Args:
-        token_ids: This worker's first views, then its second views in the same order.
-        embed: From rows of ``token_ids`` to their embeddings ``[rows, dim]``, with a graph where one is enabled.
+        chunks: This worker's rows, cut up as memory asks for; the rows are its first views, then its second views in
+            the same order. Every worker has as many chunks.
         loss: From the global batch's two matrices ``[batch, dim]`` to a scalar.
         backward: Accumulates gradients; workers' gradients are averaged, as data-parallel engines do.
+        loss_parameters: What the loss has of its own to train; they get their whole gradient on every worker.
 
     Returns:
-        The global batch's loss, the same on every worker.
+        The global batch's loss, unweighted, the same on every worker.
     """
-    chunks = _same_number_everywhere(token_budget_batches([len(ids) for ids in token_ids], tokens_per_chunk))
     with torch.no_grad():
-        cached = [embed(rows) for rows in chunks[:-1]]
+        cached = [embed(rows, place) for place, rows in enumerate(chunks[:-1])]
     # The last chunk's graph is kept: one chunk, the usual case of a small batch, is embedded once.
-    last = embed(chunks[-1])
-    mine = last.new_empty(len(token_ids), last.shape[1])
+    last = embed(chunks[-1], len(chunks) - 1)
+    mine = last.new_empty(sum(map(len, chunks)), last.shape[1])
     for rows, embedded in zip(chunks, [*cached, last.detach()], strict=True):
         mine[rows] = embedded
-    value, gradient = _loss_gradient(mine.view(2, -1, mine.shape[1]), loss)
+    value, gradient = _loss_gradient(mine.view(2, -1, mine.shape[1]), loss, weight, loss_parameters)
     # Engines average over workers what is to be summed: each worker's gradient is its own embeddings' part.
     gradient = gradient.view_as(mine) * _num_workers()
     backward((last * gradient[chunks[-1]]).sum(), is_last=len(chunks) == 1)
-    for index, rows in enumerate(chunks[:-1]):
-        backward((embed(rows) * gradient[rows]).sum(), is_last=index == len(chunks) - 2)
+    for place, rows in enumerate(chunks[:-1]):
+        backward((embed(rows, place) * gradient[rows]).sum(), is_last=place == len(chunks) - 2)
     return value
 
 
-def _loss_gradient(mine: Float[Tensor, "2 local dim"], loss: PairLoss) -> tuple[float, Float[Tensor, "2 local dim"]]:
-    """The global loss, and its gradient with respect to this worker's embeddings."""
-    parts = _gather(mine)
-    batch = torch.cat(parts, dim=1).requires_grad_()  # [2, batch, dim]
-    value = loss(batch[0], batch[1])
-    (gradient,) = torch.autograd.grad(value, batch)
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    start = sum(part.shape[1] for part in parts[:rank])
-    return float(value), gradient[:, start : start + mine.shape[1]].contiguous()
-
-
-def _gather(mine: Float[Tensor, "2 local dim"]) -> list[Tensor]:
-    """All workers' embeddings in rank order; workers may differ in their number of rows."""
-    if _num_workers() == 1:
-        return [mine]
-    counts = [torch.zeros(1, dtype=torch.long, device=mine.device) for _ in range(_num_workers())]
-    dist.all_gather(counts, torch.tensor([mine.shape[1]], device=mine.device))
-    longest = int(max(count.item() for count in counts))
-    padded = mine.new_zeros(2, longest, mine.shape[2])
-    padded[:, : mine.shape[1]] = mine
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return [part[:, : int(count)] for part, count in zip(parts, counts, strict=True)]
-
-
-def _same_number_everywhere(chunks: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+def same_number_everywhere(chunks: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
     """ZeRO communicates in every pass, so every worker must make as many: more, smaller chunks where needed."""
     if _num_workers() == 1:
         return chunks
@@ -96,6 +81,35 @@ def _same_number_everywhere(chunks: list[NDArray[np.int64]]) -> list[NDArray[np.
         number = number.cuda()
     dist.all_reduce(number, op=dist.ReduceOp.MAX)
     return split_batches(chunks, int(number))
+
+
+def gather_rows(mine: Float[Tensor, "kinds local dim"]) -> list[Float[Tensor, "kinds rows dim"]]:
+    """All workers' rows, in rank order; workers may differ in how many they have."""
+    if _num_workers() == 1:
+        return [mine]
+    counts = [torch.zeros(1, dtype=torch.long, device=mine.device) for _ in range(_num_workers())]
+    dist.all_gather(counts, torch.tensor([mine.shape[1]], device=mine.device))
+    longest = int(max(count.item() for count in counts))
+    padded = mine.new_zeros(mine.shape[0], longest, mine.shape[2])
+    padded[:, : mine.shape[1]] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return [part[:, : int(count)] for part, count in zip(parts, counts, strict=True)]
+
+
+def _loss_gradient(
+    mine: Float[Tensor, "2 local dim"], loss: PairLoss, weight: float, loss_parameters: Sequence[Tensor]
+) -> tuple[float, Float[Tensor, "2 local dim"]]:
+    """The global loss, and the weighted one's gradient with respect to this worker's embeddings."""
+    parts = gather_rows(mine)
+    batch = torch.cat(parts, dim=1).requires_grad_()  # [2, batch, dim]
+    value = loss(batch[0], batch[1])
+    gradient, *others = torch.autograd.grad(value * weight, [batch, *loss_parameters])
+    for parameter, found in zip(loss_parameters, others, strict=True):
+        parameter.grad = found if parameter.grad is None else parameter.grad + found
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    start = sum(part.shape[1] for part in parts[:rank])
+    return float(value.detach()), gradient[:, start : start + mine.shape[1]].contiguous()
 
 
 def _num_workers() -> int:

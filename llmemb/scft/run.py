@@ -1,4 +1,4 @@
-"""The fine-tuning job: a Ray Train run, then the export of what it trained."""
+"""The fine-tuning job: a Ray Train run, then the export of the best of its checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,15 @@ from llmemb import progress, storage
 from llmemb.artifact import claim
 from llmemb.cluster import connect, cpu_threads, has_gpus, training_workers
 from llmemb.data.dataset import Dataset
+from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.export import export_encoder
-from llmemb.scft.training import HISTORY_FILE, train_worker
+from llmemb.scft.items import survey
+from llmemb.scft.training import SAMPLE_PROMPTS, train_worker
+from llmemb.scft.validation import held_out_items
 
-SAMPLE_PROMPTS = 4
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
@@ -21,7 +23,8 @@ def run_scft(config: ScftConfig) -> None:
     """Fine-tunes the base model on a dataset's items and writes the encoder folder.
 
     Raises:
-        InputError: no such dataset or model, attributes that the catalogue lacks, a batch larger than the catalogue.
+        InputError: no such dataset or model, attributes that the catalogue lacks, a batch larger than the catalogue, a
+            loss or gradient that is not finite.
     """
     dataset = Dataset.open(config.dataset)
     config.prompt.check_columns(dataset.item_columns, config.dataset)
@@ -33,63 +36,87 @@ def run_scft(config: ScftConfig) -> None:
         print(f"encoder: {config.output} is complete already")
         return
     connect()
-    _export(config, _train(config), prompts)
+    precision = config.engine.precision or ("bf16" if has_gpus() else "fp32")
+    if precision != "fp32" and config.engine.zero_stage == 0:
+        raise InputError(
+            f"engine.zero_stage: 0 keeps no float32 copy of what it trains; expected 1, 2 or 3 with {precision}"
+        )
+    _export(config, _train(config, precision), prompts, precision)
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
-    metrics = storage.read_json(storage.join(config.output, ENCODER_FILE))["metrics"]
-    print(
-        f"encoder: {config.output}: loss {metrics['loss_first_tenth']:.4f} → {metrics['loss_last_tenth']:.4f} over "
-        f"{metrics['steps']} steps, {metrics['pairs_per_second']:.1f} pairs/s, {metrics['padding_share']:.1%} padding"
-    )
-
-
-def _export(config: ScftConfig, checkpoint: Any, prompts: list[str]) -> None:
-    """Exports on a node of the cluster: the driver's may be too small for the model."""
-    import ray
-
-    def export() -> None:
-        with checkpoint.as_directory() as adapter:
-            history = storage.read_json(storage.join(adapter, HISTORY_FILE))
-            storage.write_json(storage.join(config.output, HISTORY_FILE), history)
-            export_encoder(config, Path(adapter), history, prompts)
-
-    ray.get(ray.remote(num_cpus=1)(export).remote())
+    _tell(config)
 
 
 def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
-    """A few full prompts, by which the export is checked."""
-    prompts = config.prompt.render_batch(dataset.items(config.prompt.columns))
-    usable = [prompt for prompt in prompts if prompt is not None]
-    if not usable:
+    """The full prompts of the first items, by which the export is checked."""
+    num_usable, prompts = survey(dataset, config.prompt, SAMPLE_PROMPTS)
+    if not num_usable:
         raise InputError(
-            f"dataset: none of the {len(prompts)} items has a value for {', '.join(config.prompt.columns)}"
+            f"dataset: none of the {dataset.num_items} items has a value for {', '.join(config.prompt.columns)}"
         )
-    if config.batch_size > len(usable):
+    held_out = 0
+    if config.validation.metric != "none":
+        held_out = len(held_out_items(num_usable, seed=config.seed, at_most=config.validation.num_held_out))
+    if config.batch_size > num_usable - held_out:
+        beside = f", {held_out} others being held out for validation" if held_out else ""
         raise InputError(
-            f"batch_size: expected at most the {len(usable)} items that have a prompt, got {config.batch_size}"
+            f"batch_size: expected at most the {num_usable - held_out} items that have a prompt{beside}, "
+            f"got {config.batch_size}"
         )
-    return usable[:SAMPLE_PROMPTS]
+    return prompts
 
 
-def _train(config: ScftConfig) -> Any:
+def _train(config: ScftConfig, precision: Precision) -> Any:
+    """Trains, from the last checkpoint where there is one; returns the checkpoint to export."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
+    validated = config.validation.metric if config.validation.metric != "none" else None
     with progress.remote_bar("scft", total=config.max_steps, unit="steps") as board:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
-                "precision": config.engine.precision or ("bf16" if has_gpus() else "fp32"),
+                "precision": precision,
                 "threads": threads,
                 "board": board,
             },
-            scaling_config=training_workers(config.num_workers, threads=threads),
+            scaling_config=training_workers(config.num_workers, config.engine.min_workers, threads=threads),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS_FOLDER,
                 storage_path=config.output,
                 failure_config=ray.train.FailureConfig(max_failures=config.engine.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=config.engine.checkpoints_kept, checkpoint_score_attribute=validated
+                ),
             ),
         )
-        result = trainer.fit()
-    return result.checkpoint
+        result: Any = trainer.fit()
+    if result.return_value is not None:
+        raise InputError(f"training: {result.return_value['refused']}")
+    return result.checkpoint if validated is None else result.get_best_checkpoint(validated, "max")
+
+
+def _export(config: ScftConfig, checkpoint: Any, prompts: list[str], precision: Precision) -> None:
+    """Exports on a node of the cluster: the driver's may be too small for the model."""
+    import ray
+
+    def export() -> None:
+        with checkpoint.as_directory() as folder:
+            export_encoder(config, Path(folder), prompts, precision=precision)
+
+    ray.get(ray.remote(num_cpus=1)(export).remote())
+
+
+def _tell(config: ScftConfig) -> None:
+    metrics = storage.read_json(storage.join(config.output, ENCODER_FILE))["metrics"]
+    name, best = config.validation.metric, metrics["steps"]
+    if name == "none":
+        chosen = f"the state after {best} steps"
+    else:
+        before, after = metrics["validation_untrained"][name], metrics["validation"][name]
+        chosen = f"step {best} of {config.max_steps}, {name} {before:.4f} untrained → {after:.4f}"
+        if not best:
+            chosen = f"the untrained model, {name} {before:.4f}: no step was better"
+    speed = f", {metrics['pairs_per_second']:.1f} pairs/s, {metrics['padding_share']:.1%} padding" if best else ""
+    print(f"encoder: {config.output}: {chosen}{speed}")

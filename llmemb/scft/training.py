@@ -1,258 +1,283 @@
-"""The fine-tuning loop that every Ray Train worker runs, with DeepSpeed ZeRO."""
+"""What every Ray Train worker of SCFT runs: steps, checks and checkpoints until the end or an early stop."""
 
+import json
 import math
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from llmemb import contrastive, progress, storage
+from llmemb import progress, storage
 from llmemb.data.dataset import Dataset
-from llmemb.encoder.batching import padding_share, token_budget_batches
 from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.encoder.pooling import PoolingMode, pool
-from llmemb.encoder.torch_engine import load_model, load_tokenizer, pad, tokenize
-from llmemb.prompts import PromptTemplate
-from llmemb.scft.batches import GlobalBatch, global_batch, worker_slice
-from llmemb.scft.config import LossConfig, OptimizerConfig, ScftConfig
-from llmemb.scft.gradient_cache import PairLoss, contrastive_step
-from llmemb.scft.views import pair
+from llmemb.encoder.torch_engine import load_tokenizer
+from llmemb.errors import InputError
+from llmemb.scft.batches import global_batch, worker_slice
+from llmemb.scft.config import OptimizerConfig, ScftConfig
+from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
+from llmemb.scft.items import ItemTexts, write_items
+from llmemb.scft.loss import TemperedLoss
+from llmemb.scft.model import make_model
+from llmemb.scft.state import load_state, save_state
+from llmemb.scft.throughput import Throughput
+from llmemb.scft.validation import Sample, draw_sample, held_out_items, measure
+from llmemb.tracking import open_trackers
 
-HISTORY_FILE = "history.json"
-TOKENS_PER_PASS = 1024
-# Dropout would make the loss depend on how a batch is cut into chunks; the views are the augmentation.
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """The global batch's loss, the same on every worker, and the share of padding in this worker's passes."""
-
-    loss: float
-    padding_share: float
+HISTORY_FILE = "history.jsonl"
+SAMPLE_PROMPTS = 4
+"""Items whose vectors travel with each checkpoint, for the export to be compared with."""
 
 
-@dataclass(frozen=True)
-class StepFigures:
-    """What is recorded of one step; ``step`` counts from 1."""
+@dataclass
+class Progress:
+    """Where a training is, as plain values.
 
-    step: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    padding_share: float
-    pairs_per_second: float
+    Attributes:
+        step: Steps done.
+        history: One entry a step and one a check; ``step`` in them counts from 1, and is 0 for the untrained model.
+        best_step: The check with the best score so far; its score.
+        finished: Whether nothing is left to do.
+    """
 
-
-class PooledEncoder(nn.Module):
-    """A language model whose forward pass gives one vector per text, ``[texts, dim]`` in float32."""
-
-    def __init__(self, model: nn.Module, pooling: PoolingMode) -> None:
-        super().__init__()
-        self.model = model
-        self._pooling = pooling
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return pool(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, self._pooling)
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int | None = None
+    best_score: float | None = None
+    checks_since_best: int = 0
+    finished: bool = False
 
 
-class PairBatches:
-    """A worker's part of each global batch, as token ids."""
+def train_worker(arguments: dict[str, Any]) -> Any:
+    """Trains on one worker of a Ray Train group; checkpoints are the result.
 
-    def __init__(self, dataset: Dataset, config: ScftConfig, tokenizer: Any, max_seq_len: int) -> None:
-        self._template: PromptTemplate = config.prompt
-        clauses = config.prompt.clauses_batch(dataset.items(config.prompt.columns))
-        self.rows = np.flatnonzero([bool(entry) for entry in clauses])
-        self.item_ids = dataset.item_ids
-        self._clauses = clauses
-        self._prompts = [config.prompt.join(entry) for entry in clauses]
-        self._config = config
-        self._tokenizer = tokenizer
-        self._max_seq_len = max_seq_len
-
-    def items(self, step: int) -> GlobalBatch:
-        """The global batch of a step; rows of the catalogue that have at least one clause."""
-        config = self._config
-        batch = global_batch(step, seed=config.seed, num_items=len(self.rows), batch_size=config.batch_size)
-        return GlobalBatch(batch.epoch, self.rows[batch.items])
-
-    def token_ids(self, batch: GlobalBatch, part: slice) -> list[list[int]]:
-        """The first views of this part's items, then their second views."""
-        config = self._config
-        pairs = [
-            pair(
-                self._clauses[row],
-                seed=config.seed,
-                epoch=batch.epoch,
-                item_index=int(row) + 1,
-                drop_ratio=config.views.drop_ratio,
-            )
-            for row in batch.items[part]
-        ]
-        views = [self._template.join(view) for side in (0, 1) for view in (both[side] for both in pairs)]
-        return tokenize(self._tokenizer, views, self._max_seq_len)
-
-    def equal(self, batch: GlobalBatch) -> Tensor:
-        """bool ``[batch, batch]``: pairs of items whose full prompts read the same."""
-        _, names = np.unique([self._prompts[row] for row in batch.items], return_inverse=True)
-        return torch.from_numpy(names[:, None] == names[None, :])
-
-
-def pair_loss(config: LossConfig, equal: Tensor) -> PairLoss:
-    """The configured loss as a function of the two matrices of a batch."""
-    if config.kind == "info_nce":
-        return partial(contrastive.info_nce, temperature=config.temperature, equal=equal)
-    loss = contrastive.paper if config.kind == "paper" else contrastive.soft_targets
-    return partial(loss, temperature=config.temperature)
-
-
-def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:
-    """The rate of a step counted from 0: a linear rise over the warm-up, then a linear fall to zero at the end."""
-    warmup = config.warmup_share * max_steps
-    rising = (step + 1) / warmup if warmup else math.inf
-    falling = (max_steps - step) / max(1.0, max_steps - warmup)
-    return config.learning_rate * min(1.0, rising, falling)
-
-
-def train_worker(arguments: dict[str, Any]) -> None:
-    """Trains on one worker of a Ray Train group; the first one reports the adapter and the history as a checkpoint."""
+    Returns:
+        ``{"refused": reason}`` for what no retry would mend in the input or its training, else None.
+    """
     import ray.train
 
     config = ScftConfig.model_validate(arguments["config"])
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(arguments["threads"])
+    torch.set_num_threads(arguments["threads"])
+    if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    with local_folder(config.base_model) as path:
-        folder = EncoderFolder.read(path)
-        model = lora_model(folder, config, precision=arguments["precision"])
-        tokenizer = load_tokenizer(folder.path)
-    max_seq_len = min(config.max_seq_len or folder.max_seq_len, folder.max_seq_len)
-    batches = PairBatches(Dataset.open(config.dataset), config, tokenizer, max_seq_len)
-    engine = initialize_engine(PooledEncoder(model, config.pooling or folder.pooling), config, arguments["precision"])
-    history = []
-    for step in range(config.max_steps):
-        started = time.monotonic()
-        batch = batches.items(step)
-        part = worker_slice(config.batch_size, rank=rank, num_workers=num_workers)
-        rate = learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
-        result = train_step(
-            engine,
-            batches.token_ids(batch, part),
-            pair_loss(config.loss, batches.equal(batch).to(device)),
-            config,
-            rate,
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            training = Training(config, arguments["precision"], Path(folder), arguments["board"])
+            checkpoint = ray.train.get_checkpoint()
+            if checkpoint is not None:
+                with checkpoint.as_directory() as saved:
+                    training.load(Path(saved))
+            training.run()
+        except (InputError, FloatingPointError) as error:
+            return {"refused": str(error)}
+    return None
+
+
+class Training:
+    """A training on one worker: all of them do the same steps, each on its part of every global batch."""
+
+    def __init__(self, config: ScftConfig, precision: Precision, folder: Path, board: Any = None) -> None:
+        self._config, self._board = config, board
+        self._rank, self._num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        dataset = Dataset.open(config.dataset)
+        write_items(dataset, config.prompt, folder / "items.arrow")
+        with local_folder(config.base_model) as path:
+            base = EncoderFolder.read(path)
+            encoder = make_model(base, config, precision=precision)
+            tokenizer = load_tokenizer(path)
+        max_seq_len = min(config.max_seq_len or base.max_seq_len, base.max_seq_len)
+        self._items = ItemTexts(folder / "items.arrow", config.prompt, tokenizer, max_seq_len=max_seq_len)
+        self.engine = make_engine(encoder, config.engine, config.optimizer, precision)
+        self.loss = TemperedLoss(config.loss, self.engine.device)
+        self._validates = config.validation.metric != "none"
+        held_out = held_out_items(
+            len(self._items), seed=config.seed, at_most=config.validation.num_held_out if self._validates else 0
         )
-        gradient_norm = float(engine.get_global_grad_norm() or 0.0)
-        if not math.isfinite(result.loss) or not math.isfinite(gradient_norm):
-            items = ", ".join(batches.item_ids[row] for row in batch.items[:5])
+        self._trained_items = np.setdiff1d(np.arange(len(self._items)), held_out)
+        self._sample = self._draw(dataset, held_out) if self._validates else None
+        self._throughput = Throughput(encoder, config.tuning, self.engine.device)
+        self.progress = Progress()
+
+    def load(self, folder: Path) -> None:
+        """Goes back to a checkpoint."""
+        self.progress = Progress(**load_state(folder, self.engine, self.loss))
+
+    def run(self) -> None:
+        """Steps until the end."""
+        config = self._config
+        trackers = open_trackers(config.trackers, output=config.output, job="scft") if self._rank == 0 else []
+        if not self.progress.history:
+            self._check_and_save(trackers)
+        while not self.progress.finished:
+            figures = self.step()
+            for tracker in trackers:
+                tracker.log(self.progress.step, figures)
+            if self._rank == 0:
+                self._tell(figures)
+            if self._is_check():
+                self._check_and_save(trackers)
+            elif self._must_save():
+                self._save({})
+        for tracker in trackers:
+            tracker.close()
+        if self._rank == 0:
+            progress.tell(self._board, self.progress.step, total=self.progress.step)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; returns what is recorded of it.
+
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite.
+        """
+        config, step, started = self._config, self.progress.step, time.monotonic()
+        rate = learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
+        batches = [self._batch(number) for number in self._batch_numbers(step)]
+        loss, passes = train_step(
+            self.engine,
+            [batch for batch, _ in batches],
+            self.loss,
+            learning_rate=rate,
+            tokens_per_chunk=config.engine.tokens_per_chunk,
+            dropout_seed=[config.seed, step, self._rank],
+        )
+        gradient_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(loss) or not math.isfinite(gradient_norm):
+            items = ", ".join(self._items.item_ids(batches[0][1][:5]))
             raise FloatingPointError(
-                f"step {step + 1}: loss {result.loss}, gradient norm {gradient_norm}; items {items}, …"
+                f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}, in a batch of the items {items}, …; "
+                "expected finite numbers (a lower optimizer.learning_rate?)"
             )
-        speed = config.batch_size / (time.monotonic() - started)
-        figures = StepFigures(step + 1, result.loss, gradient_norm, rate, result.padding_share, speed)
-        history.append(asdict(figures))
-        if rank == 0:
-            progress.tell(arguments["board"], step + 1, loss=result.loss, pairs_per_second=speed)
-    _report(engine, history, rank)
+        self.progress.step += 1
+        self.progress.finished = self.progress.step == config.max_steps
+        figures = {"step": step + 1, "loss": loss, "gradient_norm": gradient_norm, "learning_rate": rate}
+        if config.loss.learn_temperature:
+            figures["temperature"] = float(self.loss.temperature)
+        pairs = config.batch_size * config.optimizer.batches_per_step
+        figures |= self._throughput.figures(passes, pairs, time.monotonic() - started)
+        self.progress.history.append(figures)
+        return figures
+
+    def check(self) -> dict[str, float]:
+        """The figures of validation as the model is now."""
+        assert self._sample is not None
+        sample, config = self._sample, self._config
+        views = self._items.views(sample.held_out, seed=config.seed, epoch=0, drop_ratio=config.views.drop_ratio)
+        vectors = self._encode(views + self._items.prompts(sample.items)).cpu()
+        count = len(sample.held_out)
+        figures = [measure(vectors[:count], vectors[count : 2 * count], vectors[2 * count :], sample)]
+        if dist.is_initialized():
+            # Whether to stop is decided once, whatever unlike machines round to.
+            dist.broadcast_object_list(figures, src=0)
+        if config.validation.metric not in figures[0]:
+            raise InputError(
+                f"validation.metric: {config.validation.metric} needs histories of two items that have a prompt, or "
+                f"held-out items; {config.dataset} has too few; expected another metric, or none"
+            )
+        return figures[0]
+
+    def _batch_numbers(self, step: int) -> range:
+        each = self._config.optimizer.batches_per_step
+        return range(step * each, (step + 1) * each)
+
+    def _batch(self, number: int) -> tuple[WorkerBatch, NDArray[np.int64]]:
+        """A global batch as this worker sees it, and its items."""
+        config = self._config
+        batch = global_batch(number, seed=config.seed, num_items=len(self._trained_items), batch_size=config.batch_size)
+        items = self._trained_items[batch.items]
+        mine = items[worker_slice(config.batch_size, rank=self._rank, num_workers=self._num_workers)]
+        token_ids = self._items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
+        return WorkerBatch(token_ids, torch.from_numpy(self._items.equal(items)).to(self.engine.device)), items
+
+    def _draw(self, dataset: Dataset, held_out: NDArray[np.int64]) -> Sample:
+        """The sample of all checks; one worker reads the histories."""
+        config = self._config
+        drawn: list[Sample | None] = [None]
+        if self._rank == 0:
+            drawn = [
+                draw_sample(
+                    dataset,
+                    self._items.catalogue_rows,
+                    held_out,
+                    seed=config.seed,
+                    num_histories=config.validation.num_histories,
+                )
+            ]
+        if dist.is_initialized():
+            dist.broadcast_object_list(drawn, src=0)
+        assert drawn[0] is not None
+        return drawn[0]
+
+    def _encode(self, token_ids: list[list[int]]) -> Tensor:
+        return encode(self.engine, token_ids, tokens_per_chunk=self._config.engine.tokens_per_chunk)
+
+    def _is_check(self) -> bool:
+        return self.progress.finished or self.progress.step % self._config.check_every_steps == 0
+
+    def _must_save(self) -> bool:
+        import ray.train
+
+        every = self._config.engine.save_every_steps
+        is_due = every is not None and self.progress.step % every == 0
+        # A node that is about to be taken back says so; all workers must ask, so it is asked first.
+        return ray.train.get_preemption_info() is not None or is_due
+
+    def _check_and_save(self, trackers: list[Any]) -> None:
+        figures: dict[str, float] = {}
+        if self._validates:
+            figures = self.check()
+            self._keep_score(figures[self._config.validation.metric])
+            self.progress.history.append({"step": self.progress.step, **figures})
+            for tracker in trackers:
+                tracker.log(self.progress.step, figures)
+        self._save(figures)
+
+    def _tell(self, figures: dict[str, float]) -> None:
+        """To the driver's progress, with the best check so far."""
+        shown: dict[str, Any] = {key: figures[key] for key in ("loss", "pairs_per_second")}
+        if self.progress.best_score is not None:
+            metric = self._config.validation.metric
+            shown["best"] = f"{metric} {self.progress.best_score:.4f} at step {self.progress.best_step}"
+        progress.tell(self._board, self.progress.step, **shown)
+
+    def _keep_score(self, score: float) -> None:
+        state, patience = self.progress, self._config.validation.patience
+        if state.best_score is None or score > state.best_score:
+            state.best_step, state.best_score, state.checks_since_best = state.step, score, 0
+        else:
+            state.checks_since_best += 1
+        state.finished |= patience is not None and state.checks_since_best >= patience
+
+    def _save(self, figures: dict[str, float]) -> None:
+        """A checkpoint, uploaded while training goes on; every worker takes part."""
+        import ray.train
+
+        samples = self._encode(self._items.prompts(np.arange(min(SAMPLE_PROMPTS, len(self._items)))))
+        writes = self._rank == 0
+        folder = Path(tempfile.mkdtemp(prefix="llmemb-")) if writes else Path()
+        save_state(folder, self.engine, self.loss, asdict(self.progress), samples=samples, writes=writes)
+        if writes:
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.progress.history)
+            storage.write_bytes(storage.join(self._config.output, HISTORY_FILE), lines.encode())
+        ray.train.report(
+            {"step": self.progress.step, **figures},
+            checkpoint=ray.train.Checkpoint.from_directory(folder) if writes else None,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        )
 
 
-def lora_model(folder: EncoderFolder, config: ScftConfig, *, precision: Precision) -> Any:
-    """The base model, frozen, with trainable low-rank adapters (the same initial ones for the same seed)."""
-    import peft
-
-    model = load_model(folder, precision=precision, **NO_DROPOUT)
-    torch.manual_seed(config.seed)
-    adapter = peft.LoraConfig(
-        r=config.lora.rank, lora_alpha=config.lora.alpha, lora_dropout=0.0, target_modules=config.lora.target_modules
-    )
-    return peft.get_peft_model(model, adapter)
-
-
-def initialize_engine(model: nn.Module, config: ScftConfig, precision: Precision) -> Any:
-    """A DeepSpeed engine over the process group that Ray Train has made."""
-    import deepspeed
-
-    # On CPUs DeepSpeed would compile a shared-memory op (a minute, and g++); gloo does all that is needed here.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        model_parameters=trainable,
-        dist_init_required=False,
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": settings.max_gradient_norm,
-            "bf16": {"enabled": precision == "bf16"},
-            "zero_optimization": {"stage": config.engine.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 2**31,
-        },
-    )
-    return engine
-
-
-def train_step(
-    engine: Any, token_ids: list[list[int]], batch_loss: PairLoss, config: ScftConfig, rate: float
-) -> StepResult:
-    """One optimiser step on the global batch, of which ``token_ids`` is this worker's part."""
-
-    lengths = np.array([len(ids) for ids in token_ids])
-    # Passes over texts of like length waste little on padding. ZeRO-3 gathers weights in each pass, so there all
-    # workers must make the same number: one.
-    tokens_per_pass = TOKENS_PER_PASS if engine.zero_optimization_stage() < 3 else config.engine.tokens_per_chunk
-
-    padding: list[float] = []
-
-    def embed(rows: NDArray[np.int64]) -> Tensor:
-        passes = token_budget_batches(lengths[rows], tokens_per_pass)
-        padding.append(padding_share(lengths[rows], passes))
-        vectors = [engine(*pad([token_ids[row] for row in rows[each]], engine.device)) for each in passes]
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(passes)))]
-
-    def backward(loss: Tensor, *, is_last: bool) -> None:
-        # Without this, ZeRO-1 and 2 lose the gradients of all chunks but one.
-        engine.set_gradient_accumulation_boundary(is_last)
-        engine.backward(loss)
-
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    value = contrastive_step(
-        token_ids, embed=embed, loss=batch_loss, backward=backward, tokens_per_chunk=config.engine.tokens_per_chunk
-    )
-    engine.step()
-    return StepResult(value, float(np.mean(padding)))
-
-
-def _report(engine: Any, history: list[dict[str, float]], rank: int) -> None:
-    """Hands the adapter and the history to Ray Train; every worker takes part, the first one writes."""
-    import deepspeed
-    import ray.train
-
-    trainable = {name: p for name, p in engine.module.model.named_parameters() if p.requires_grad}
-    stage = engine.zero_optimization_stage()
-    with deepspeed.zero.GatheredParameters(list(trainable.values()), enabled=stage == 3):
-        state = {name: p.detach().float().cpu().clone() for name, p in trainable.items()}
-    metrics = {"loss": history[-1]["loss"]}
-    if rank != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        engine.module.model.save_pretrained(temporary, state_dict=state)
-        storage.write_json(str(Path(temporary) / HISTORY_FILE), history)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(temporary))
+def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:
+    """The rate of a step counted from 0: a linear rise over the warm-up, then the decay, to zero at the end."""
+    warmup = config.warmup_share * max_steps
+    if step < warmup:
+        return config.learning_rate * min(1.0, (step + 1) / warmup)
+    share = (max_steps - step) / max(1.0, max_steps - warmup)
+    falling = {"linear": share, "cosine": (1 - math.cos(math.pi * share)) / 2, "none": 1.0}[config.decay]
+    return config.learning_rate * min(1.0, falling)

@@ -1,0 +1,147 @@
+"""Nothing about how a step is computed changes what it computes, and any number of workers goes on from any other."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from llmemb.data.dataset import Dataset
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.scft.batches import global_batch, worker_slice
+from llmemb.scft.config import ScftConfig
+from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
+from llmemb.scft.items import ItemTexts, write_items
+from llmemb.scft.loss import TemperedLoss
+from llmemb.scft.model import make_model
+from llmemb.scft.state import load_state, read_trained, save_state
+from llmemb.scft.training import learning_rate
+from tests.scft import reference
+from tests.scft.process_group import run_workers
+
+STEPS, FIRST_MOMENT = 3, 0.1  # AdamW's first moment after one step is (1 - 0.9) of the gradient
+STAGES, TUNINGS, TOKENS_PER_CHUNK = (0, 1, 2, 3), ("lora", "full"), (10_000, 100, 40)
+WORLDS = (1, 2, 3, 1)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def items_file(scft_config, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("items") / "items.arrow"
+    write_items(Dataset.open(scft_config.dataset), scft_config.prompt, path)
+    return path
+
+
+def cell_config(config: ScftConfig, stage: int, tuning: str, tokens: int) -> ScftConfig:
+    engine = config.engine.model_copy(update={"zero_stage": stage, "tokens_per_chunk": tokens})
+    # Clipping divides by the norm, which would hide a gradient that is off by a factor.
+    return config.model_copy(update={"engine": engine, "tuning": tuning, "max_steps": STEPS * len(WORLDS)})
+
+
+def build(config: ScftConfig):
+    encoder = make_model(EncoderFolder.read(Path(config.base_model)), config, precision="fp32")
+    return make_engine(encoder, config.engine, config.optimizer, "fp32"), TemperedLoss(config.loss)
+
+
+def step(engine, loss, config: ScftConfig, items: ItemTexts, number: int, rank: int, num_workers: int) -> float:
+    batch = global_batch(number, seed=config.seed, num_items=len(items), batch_size=config.batch_size)
+    mine = batch.items[worker_slice(config.batch_size, rank=rank, num_workers=num_workers)]
+    token_ids = items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
+    value, _ = train_step(
+        engine,
+        [WorkerBatch(token_ids, torch.from_numpy(items.equal(batch.items)))],
+        loss,
+        learning_rate=learning_rate(number, max_steps=config.max_steps, config=config.optimizer),
+        tokens_per_chunk=config.engine.tokens_per_chunk,
+        dropout_seed=[config.seed, number, rank],
+    )
+    return value
+
+
+def save(folder: Path, engine, loss, samples, rank: int) -> None:
+    if rank == 0:
+        folder.mkdir(parents=True)
+    save_state(folder, engine, loss, {"step": 1}, samples=samples, writes=rank == 0)
+
+
+def run_matrix(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    base = ScftConfig.model_validate(values)
+    items = reference.open_items(base, Path(items_path))
+    losses = {}
+    for stage, tuning, tokens in itertools.product(STAGES, TUNINGS, TOKENS_PER_CHUNK):
+        config = cell_config(base, stage, tuning, tokens)
+        engine, loss = build(config)
+        found = [step(engine, loss, config, items, 0, rank, num_workers)]
+        save(Path(output, f"{stage}-{tuning}-{tokens}"), engine, loss, torch.zeros(1, 1), rank)
+        found += [step(engine, loss, config, items, number, rank, num_workers) for number in range(1, STEPS)]
+        losses[f"{stage}-{tuning}-{tokens}"] = found
+        engine.destroy()
+    if rank == 0:
+        Path(output, "losses.json").write_text(json.dumps(losses))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_file, num_workers, tmp_path):
+    config = scft_config.model_copy(
+        update={"optimizer": scft_config.optimizer.model_copy(update={"max_gradient_norm": 1e6})}
+    )
+    run_workers(run_matrix, num_workers, config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    items = reference.open_items(config, items_file)
+    found = json.loads((tmp_path / "losses.json").read_text())
+    assert len(found) == len(STAGES) * len(TUNINGS) * len(TOKENS_PER_CHUNK)
+    for tuning in TUNINGS:
+        expected = reference.train(cell_config(config, 0, tuning, 1), items, np.arange(len(items)), num_steps=STEPS)
+        assert len({round(loss, 3) for loss in expected.losses}) == STEPS
+        for stage, tokens in itertools.product(STAGES, TOKENS_PER_CHUNK):
+            cell = f"{stage}-{tuning}-{tokens}"
+            np.testing.assert_allclose(found[cell], expected.losses, rtol=1e-4, err_msg=cell)
+            state = safetensors.torch.load_file(tmp_path / cell / "state-00000.safetensors")
+            for name, gradient in expected.gradients[0].items():
+                actual = state[f"exp_avg:{name}"] / FIRST_MOMENT
+                torch.testing.assert_close(
+                    actual, gradient, rtol=1e-3, atol=1e-6, msg=lambda text, c=cell: f"{c}: {text}"
+                )
+
+
+def go_on(rank: int, num_workers: int, values: dict, items_path: str, output: str, part: int) -> None:
+    base = ScftConfig.model_validate(values)
+    items = reference.open_items(base, Path(items_path))
+    texts = items.prompts(np.arange(5))
+    for stage, tuning in itertools.product(STAGES, TUNINGS):
+        config = cell_config(base, stage, tuning, 100)
+        engine, loss = build(config)
+        folder = Path(output, f"{stage}-{tuning}")
+        losses = load_state(folder / str(part - 1), engine, loss)["losses"] if part else []
+        numbers = range(part * STEPS, (part + 1) * STEPS)
+        losses += [step(engine, loss, config, items, number, rank, num_workers) for number in numbers]
+        target = folder / str(part)
+        if rank == 0:
+            target.mkdir(parents=True)
+        samples = encode(engine, texts, tokens_per_chunk=20)
+        done = {"step": numbers.stop, "losses": losses}
+        save_state(target, engine, loss, done, samples=samples, writes=rank == 0)
+        engine.destroy()
+
+
+def test_one_two_three_and_again_one_worker_train_as_one_does(scft_config, items_file, tmp_path):
+    for part, num_workers in enumerate(WORLDS):
+        run_workers(go_on, num_workers, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path), part)
+    items = reference.open_items(scft_config, items_file)
+    for tuning in TUNINGS:
+        config = cell_config(scft_config, 0, tuning, 1)
+        expected = reference.train(config, items, np.arange(len(items)), num_steps=config.max_steps)
+        assert abs(expected.temperature - config.loss.temperature) > 1e-3
+        for stage in STAGES:
+            folder = tmp_path / f"{stage}-{tuning}" / str(len(WORLDS) - 1)
+            losses = json.loads((folder / "state.json").read_text())["losses"]
+            np.testing.assert_allclose(losses, expected.losses, rtol=1e-3, err_msg=str(folder))
+            weights, _ = read_trained(folder)
+            assert weights.keys() == expected.weights.keys()
+            for name, weight in weights.items():
+                torch.testing.assert_close(weight, expected.weights[name], rtol=1e-2, atol=1e-4)
+            state = safetensors.torch.load_file(folder / "state-00000.safetensors")
+            assert float(state["log_temperature"].exp()) == pytest.approx(expected.temperature, rel=1e-4)
