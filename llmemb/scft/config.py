@@ -54,7 +54,8 @@ class ValidationConfig(Config):
     """How training is watched, and which of its states is exported; see :mod:`llmemb.scft.validation`."""
 
     every_steps: int | None = Field(default=None, ge=1)
-    """A check, and a checkpoint, at these steps, at step 0 and at the end; a tenth of ``max_steps`` by default."""
+    """A check, and a checkpoint, at these steps, at step 0 and at the end; a tenth of ``max_steps`` by default, ten
+    or more."""
     metric: Literal["next_item_ndcg@10", "next_item_hit_rate@10", "retrieval_accuracy", "none"] = "next_item_ndcg@10"
     """What the best state is chosen by; ``none`` checks nothing and exports the last."""
     patience: int | None = Field(default=None, ge=1)
@@ -141,4 +142,4 @@ class ScftConfig(JobConfig):
     @property
     def check_every_steps(self) -> int:
         """Steps between two checks."""
-        return self.validation.every_steps or max(1, self.max_steps // 10)
+        return self.validation.every_steps or max(10, self.max_steps // 10)

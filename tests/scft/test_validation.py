@@ -61,10 +61,7 @@ def test_the_sample_is_of_training_histories_and_usable_items(tiny_dataset):
     assert len(held_out) == 3
     sample = validation.draw_sample(dataset, usable, held_out, seed=0, num_histories=10)
     assert len(sample.last) == 10
-    found = {
-        (sample.items[last], sample.items[following])
-        for last, following in zip(sample.last, sample.following, strict=True)
-    }
+    found = set(zip(sample.items[sample.last], sample.items[sample.following], strict=True))
     train = [sequence for sequence in map(dataset.train.__getitem__, range(len(dataset.train))) if len(sequence) > 1]
     known = {(int(sequence[-2]) - 1 - 2, int(sequence[-1]) - 1 - 2) for sequence in train}
     assert found <= known

