@@ -72,6 +72,7 @@ bench: env
 	PYTHONPATH=. $(BIN)/python benchmarks/embed.py
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_incremental.py
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_memory.py
+	PYTHONPATH=. $(BIN)/python benchmarks/scft.py
 
 lint: env
 	$(BIN)/ruff check .

