@@ -5,15 +5,17 @@ which is only there so that tests can compare. Needs torch and transformers alon
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import cosine_similarity, normalize, scaled_dot_product_attention
 
 ATTENTION = "llmemb_packed"
+# Two bf16 computations of one vector agree to 0.9999 or so; a wrong position or a leak between texts is far below.
+MIN_COSINE = 0.999
 
 
 class Packed(NamedTuple):
@@ -32,6 +34,38 @@ def prepare(model: Any) -> None:
     # It has no mask function beside it, so transformers makes no mask.
     AttentionInterface.register(ATTENTION, attend)
     model.set_attn_implementation(ATTENTION)
+
+
+def sample_texts(model: Any, longest: int) -> list[list[int]]:
+    """Random texts of unlike lengths, always the same, by which packing is tried."""
+    generator = np.random.default_rng(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    return [generator.integers(0, vocabulary, length).tolist() for length in (5, 1, longest)]
+
+
+def prepare_if_same(
+    model: Any, expected: Tensor, embed: Callable[[list[list[int]]], Tensor], longest: int
+) -> str | None:
+    """Prepares a model if it then gives packed texts the vectors that it gave them one by one.
+
+    Args:
+        expected: ``[texts, dim]`` of :func:`sample_texts`.
+        embed: Of packed texts; its model is this one, or around it.
+
+    Returns:
+        Why it does not, and then the model is as it was; None if it does.
+    """
+    before = model.config._attn_implementation
+    prepare(model)
+    try:
+        cosine = float(cosine_similarity(embed(sample_texts(model, longest)), expected).min())
+        reason = f"cosine {cosine:.5f} to padded vectors"
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        cosine, reason = 0.0, str(error)
+    if cosine >= MIN_COSINE:
+        return None
+    model.set_attn_implementation(before)
+    return reason
 
 
 def pack(token_ids: Sequence[Any], device: str | torch.device) -> Packed:

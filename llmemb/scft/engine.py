@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from llmemb.encoder import packed
 from llmemb.encoder.engine import Precision
@@ -23,7 +22,6 @@ from llmemb.scft.model import PooledEncoder, trainable
 
 # Passes over texts of like length waste little on padding; this many tokens keep a CPU core busy.
 TOKENS_PER_PADDED_PASS = 1024
-MIN_PACKED_COSINE = 0.999
 
 logger = logging.getLogger(__name__)
 
@@ -191,23 +189,14 @@ def _deepspeed_config(settings: EngineConfig, optimizer: OptimizerConfig, precis
 def _try_packing(engine: Any) -> None:
     """Packs from now on if the model gives packed texts the vectors that it gives padded ones."""
     encoder = engine.module
-    generator = np.random.default_rng(0)
-    vocabulary = encoder.model.config.get_text_config().vocab_size
-    texts = [generator.integers(0, vocabulary, length).tolist() for length in (5, 1, 40)]
-    expected = torch.cat([engine([text]) for text in texts])
-    base = encoder.model.get_base_model() if hasattr(encoder.model, "get_base_model") else encoder.model
-    before = base.config._attn_implementation
-    packed.prepare(base)
+    model = encoder.model.get_base_model() if hasattr(encoder.model, "get_base_model") else encoder.model
+    longest = 40
+    expected = torch.cat([engine([text]) for text in packed.sample_texts(model, longest)])
     encoder.packs = True
-    try:
-        cosine = float(cosine_similarity(engine(texts), expected).min())
-        reason = f"cosine {cosine:.5f} to padded vectors"
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        cosine, reason = 0.0, str(error)
-    if cosine < MIN_PACKED_COSINE:
+    reason = packed.prepare_if_same(model, expected, engine, longest)
+    if reason is not None:
         logger.warning("batches are padded, since packing fails here: %s", reason)
         encoder.packs = False
-        base.set_attn_implementation(before)
 
 
 def _lengths(token_ids: list[list[int]]) -> NDArray[np.int64]:

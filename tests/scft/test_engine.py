@@ -107,6 +107,29 @@ def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_
                 )
 
 
+def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    from llmemb.scft import engine as scft_engine
+
+    config = ScftConfig.model_validate(values)
+    items = reference.open_items(config, Path(items_path))
+    engine, loss = build(config)
+    scft_engine._try_packing(engine)
+    packs = engine.module.packs
+    losses = [step(engine, loss, config, items, number, rank, num_workers) for number in range(STEPS)]
+    Path(output, "found.json").write_text(json.dumps({"packs": packs, "losses": losses}))
+
+
+def test_packed_texts_train_as_padded_ones_do(scft_config, items_file, tmp_path):
+    """What a GPU does in bf16, here on a CPU."""
+    config = cell_config(scft_config, 2, "lora", 100)
+    run_workers(pack_and_step, 1, config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    items = reference.open_items(config, items_file)
+    expected = reference.train(config, items, np.arange(len(items)), num_steps=STEPS)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["packs"]
+    np.testing.assert_allclose(found["losses"], expected.losses, rtol=1e-4)
+
+
 def go_on(rank: int, num_workers: int, values: dict, items_path: str, output: str, part: int) -> None:
     base = ScftConfig.model_validate(values)
     items = reference.open_items(base, Path(items_path))
