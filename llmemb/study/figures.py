@@ -22,7 +22,7 @@ def sensitivity(groups: Mapping[str, Mapping[str, Any]]) -> Picture:
     """
 
     def draw(theme: Theme, narrow: bool) -> Figure:
-        across = 1 if narrow else ACROSS
+        across = 1 if narrow else min(ACROSS, len(groups))
         down = -(-len(groups) // across)
         figure = Figure(figsize=(4.1 if narrow else 8.4, 2.6 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
