@@ -177,6 +177,8 @@ def _deepspeed_config(settings: EngineConfig, optimizer: OptimizerConfig, precis
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.max_gradient_norm,
         "bf16": {"enabled": precision == "bf16"},
+        # The gradients of many chunks are added up, which bf16 would round away.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         # torch's AdamW everywhere: DeepSpeed's own CPU one is compiled at first use.

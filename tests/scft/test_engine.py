@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
@@ -42,9 +43,9 @@ def cell_config(config: ScftConfig, stage: int, tuning: str, tokens: int) -> Scf
     return config.model_copy(update={"engine": engine, "tuning": tuning, "max_steps": STEPS * len(WORLDS)})
 
 
-def build(config: ScftConfig):
-    encoder = make_model(EncoderFolder.read(Path(config.base_model)), config, precision="fp32")
-    return make_engine(encoder, config.engine, config.optimizer, "fp32"), TemperedLoss(config.loss)
+def build(config: ScftConfig, precision="fp32"):
+    encoder = make_model(EncoderFolder.read(Path(config.base_model)), config, precision=precision)
+    return make_engine(encoder, config.engine, config.optimizer, precision), TemperedLoss(config.loss)
 
 
 def step(engine, loss, config: ScftConfig, items: ItemTexts, number: int, rank: int, num_workers: int) -> float:
@@ -105,6 +106,37 @@ def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_
                 torch.testing.assert_close(
                     actual, gradient, rtol=1e-3, atol=1e-6, msg=lambda text, c=cell: f"{c}: {text}"
                 )
+
+
+def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    base = ScftConfig.model_validate(values)
+    items = reference.open_items(base, Path(items_path))
+    found = {}
+    for stage, tuning in itertools.product((1, 2, 3), TUNINGS):
+        config = cell_config(base, stage, tuning, 100)
+        engine, loss = build(config, "bf16")
+        folder = Path(output, f"{stage}-{tuning}")
+        step(engine, loss, config, items, 0, rank, num_workers)
+        save(folder, engine, loss, torch.zeros(1, 1), rank)
+        dist.barrier()
+        resumed, resumed_loss = build(config, "bf16")
+        load_state(folder, resumed, resumed_loss)
+        found[f"{stage}-{tuning}"] = [
+            [step(each, its_loss, config, items, number, rank, num_workers) for number in (1, 2)]
+            for each, its_loss in ((engine, loss), (resumed, resumed_loss))
+        ]
+    if rank == 0:
+        Path(output, "found.json").write_text(json.dumps(found))
+
+
+def test_in_bf16_a_resumed_training_is_the_uninterrupted_one_to_the_bit(scft_config, items_file, tmp_path):
+    """Its float32 copies are saved, not what they round to."""
+    run_workers(go_on_in_bf16, 2, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 3 * len(TUNINGS)
+    for cell, (uninterrupted, resumed) in found.items():
+        assert uninterrupted == resumed, cell
+        assert uninterrupted[0] != uninterrupted[1]
 
 
 def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
