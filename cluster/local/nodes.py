@@ -184,7 +184,9 @@ class LocalCluster:
         environment = os.environ | self.environment
         # Jobs are to run in this environment, and Ray's own limit on their niceness is for machines with other work.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment |= {"RAY_FAKE_CLUSTER": "1", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        if any(option.startswith("--autoscaling-config") for option in options):
+            environment["RAY_FAKE_CLUSTER"] = "1"  # as provider fake_multinode demands
         environment.pop("RAY_ADDRESS", None)
         # Short: the names of sockets in it may have 107 characters.
         own_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
