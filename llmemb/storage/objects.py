@@ -80,9 +80,8 @@ def remove(uri: str) -> None:
     """Deletes an object or a folder; nothing happens where there is none."""
     filesystem, path = filesystem_of(uri)
     with explained(uri):
-        while filesystem.exists(path):
-            with contextlib.suppress(FileNotFoundError):  # another is removing it too
-                filesystem.rm(path, recursive=True)
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
 
 
 def read_json(uri: str) -> Any:
