@@ -121,9 +121,13 @@ def test_every_item_is_there_once(undisturbed, config):
     assert sorted(item_ids) == sorted(item for item, _ in hashed_titles(NUM_ITEMS))
 
 
-def test_an_encoder_is_killed(undisturbed, config, tmp_path):
+def test_encoders_are_killed(undisturbed, config, tmp_path):
     again = config.model_copy(update={"output": str(tmp_path)})
-    with killed_after(again.output, random.Random(SEED).randrange(1, NUM_SHARDS // 4), kill_an_encoder):
+    first, second = sorted(random.Random(SEED).sample(range(1, NUM_SHARDS // 2), 2))
+    with (
+        killed_after(again.output, first, kill_an_encoder),
+        killed_after(again.output, second, kill_an_encoder),
+    ):
         run_embed(again)
     assert published(again.output) == undisturbed
 
