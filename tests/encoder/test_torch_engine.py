@@ -1,4 +1,6 @@
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,23 +10,25 @@ from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.torch_engine import TorchEngine
 from llmemb.errors import InputError
 
-SETTINGS = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"}
+SETTINGS: dict[str, Any] = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"}
 
 
 @pytest.fixture
-def inductor(monkeypatch, tmp_path):
+def inductor() -> Iterator[Any]:
     """torch.compile's settings, with nothing compiled yet."""
     from torch._inductor import config
 
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(config, "force_disable_caches", True)
     torch._dynamo.reset()
-    return config
+    with config.patch(force_disable_caches=True):
+        yield config
+    torch._dynamo.reset()
 
 
-def test_without_a_compiler_compile_is_one_clear_line(tiny_encoder, inductor, monkeypatch):
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.raises(InputError, match=r"engine\.compile: .*no-such-compiler.*; expected a C\+\+ compiler") as caught:
+def test_without_a_compiler_compile_is_one_clear_line(tiny_encoder, inductor):
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(InputError, match=r"engine\.compile: .*no-such-compiler.*; expected a C\+\+ compiler") as caught,
+    ):
         TorchEngine(EncoderFolder.read(tiny_encoder), **SETTINGS, compiled=True)
     assert "\n" not in str(caught.value)
 
@@ -37,4 +41,5 @@ def test_a_compiled_encoder_gives_the_same_vectors(tiny_encoder, inductor):
     folder = EncoderFolder.read(tiny_encoder)
     compiled = TorchEngine(folder, **SETTINGS, compiled=True)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    np.testing.assert_allclose(compiled.encode(token_ids), TorchEngine(folder, **SETTINGS).encode(token_ids), atol=1e-6)
+    expected = TorchEngine(folder, **SETTINGS).encode(token_ids)
+    np.testing.assert_allclose(compiled.encode(token_ids), expected, atol=1e-6)
