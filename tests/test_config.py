@@ -127,8 +127,9 @@ def test_shipped_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_preset_has_every_job() -> None:
     jobs = {path.stem for path in (REPOSITORY / "jobs").glob("*.py")}
     assert jobs
-    for preset in ("demo", "beauty"):
-        assert {path.stem for path in SHIPPED if path.parent.name == preset} == jobs
+    left_out = {"demo": set(), "beauty": {"nightly"}}  # nothing is new in Beauty from one night to the next
+    for preset, without in left_out.items():
+        assert {path.stem for path in SHIPPED if path.parent.name == preset} == jobs - without
 
 
 def _job_script(name: str) -> ModuleType:
