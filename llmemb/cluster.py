@@ -33,14 +33,17 @@ def connect() -> None:
 
 
 def quiet_ray_data() -> Any:
-    """The module ``ray.data`` without its own bars and, unless the job is verbose, its log lines."""
+    """The module ``ray.data`` without its own bars and, unless the job is verbose, its log lines.
+
+    Errors too: each of them is raised as well, and where it is the user's the job says it in one line.
+    """
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     if not logging.getLogger().isEnabledFor(logging.INFO):
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.ERROR)
+                handler.setLevel(logging.CRITICAL)
     return ray.data
 
 

@@ -25,7 +25,7 @@ from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan
 from llmemb.embed.records import write_record
 from llmemb.encoder.batching import token_budget_batches
-from llmemb.encoder.engine import TokenIds, load_engine
+from llmemb.encoder.engine import Engine, TokenIds, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.vectors import EMBEDDING, ITEM_ID
@@ -92,40 +92,28 @@ class EncodeBucket:
     def __init__(self, plan: EncoderPlan, meter: Any) -> None:
         self._plan, self._meter = plan, meter
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        if not plan.on_gpu:
-            import torch
-
-            torch.set_num_threads(plan.threads)
-        with local_folder(plan.uri) as path:
-            folder = EncoderFolder.read(path)
-            if folder.fingerprint() != plan.fingerprint:
-                raise InputError(f"encoder: {plan.uri} was changed while the job ran")
-            self._engine = load_engine(
-                plan.kind,
-                replace(folder, normalize=plan.normalize),
-                precision=plan.precision,
-                tokens_per_batch=plan.tokens_per_batch,
-                device=plan.device,
-                num_gpus=max(1, plan.num_gpus),
-                compiled=plan.compiled,
-            )
-        if (plan.dimension or 0) > self._engine.embedding_dim:
-            raise InputError(f"dimension: {plan.uri} makes {self._engine.embedding_dim}; expected at most so many")
+        self._engine: Engine | InputError
+        try:
+            self._engine = _load_engine(plan)
+        except InputError as error:  # raised by the first bucket: of a constructor's error the driver gets text alone
+            self._engine = error
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(self._engine, InputError):
+            raise self._engine
         table = pa.ipc.open_stream(row["tokens"]).read_all()
         token_ids = [ids.values.to_numpy() for ids in table.column("token_ids")]
-        embedded, stint = self._encode(token_ids, int(row["bucket"]))
+        embedded, stint = self._encode(self._engine, token_ids, int(row["bucket"]))
         hashes = table.column(PROMPT_HASH).to_pylist()
         shard = vectors.to_table(table.column(ITEM_ID).to_pylist(), embedded, self._plan.dtype, {PROMPT_HASH: hashes})
         passed_on = {key: row[key] for key in ("bucket", "kept", "refused")}
         return passed_on | {"vectors": _to_stream(shard), "stint": json.dumps(stint)}
 
-    def _encode(self, token_ids: list[TokenIds], bucket: int) -> tuple[NDArray[np.float32], Stint]:
+    def _encode(self, engine: Engine, token_ids: list[TokenIds], bucket: int) -> tuple[NDArray[np.float32], Stint]:
         """Longest first, in windows of some batches each, after which the meter hears of them."""
         plan = self._plan
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
-        dimension = plan.dimension or self._engine.embedding_dim
+        dimension = plan.dimension or engine.embedding_dim
         embedded = np.empty((len(token_ids), dimension), dtype=np.float32)
         batches = token_budget_batches(lengths, plan.tokens_per_batch)
         began, work = time.time(), Work()
@@ -133,16 +121,11 @@ class EncodeBucket:
             window = batches[start : start + BATCHES_PER_WINDOW]
             rows = np.concatenate(window)
             started = time.perf_counter()
-            found = self._engine.encode([token_ids[row] for row in rows])
+            found = engine.encode([token_ids[row] for row in rows])
             embedded[rows] = cut(found, dimension, normalized=plan.normalize)
-            work = work.plus(self._work(lengths, window, time.perf_counter() - started))
+            work = work.plus(_work(lengths, window, time.perf_counter() - started, padded=engine.pads))
             self._meter.tell.remote(bucket, Stint(self._name, began, time.time(), work))
         return embedded, Stint(self._name, began, time.time(), work)
-
-    def _work(self, lengths: NDArray[np.int64], window: list[NDArray[np.int64]], seconds: float) -> Work:
-        tokens = sum(int(lengths[rows].sum()) for rows in window)
-        held = sum(len(rows) * int(lengths[rows].max()) for rows in window) if self._engine.pads else tokens
-        return Work(sum(map(len, window)), tokens, held, seconds)
 
 
 def write_shard(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any]:
@@ -163,6 +146,35 @@ def cut(embedded: NDArray[np.float32], dimension: int, *, normalized: bool) -> N
         return embedded
     short = embedded[:, :dimension]
     return short / np.linalg.norm(short, axis=1, keepdims=True) if normalized else short
+
+
+def _load_engine(plan: EncoderPlan) -> Engine:
+    if not plan.on_gpu:
+        import torch
+
+        torch.set_num_threads(plan.threads)
+    with local_folder(plan.uri) as path:
+        folder = EncoderFolder.read(path)
+        if folder.fingerprint() != plan.fingerprint:
+            raise InputError(f"encoder: {plan.uri} was changed while the job ran")
+        engine = load_engine(
+            plan.kind,
+            replace(folder, normalize=plan.normalize),
+            precision=plan.precision,
+            tokens_per_batch=plan.tokens_per_batch,
+            device=plan.device,
+            num_gpus=max(1, plan.num_gpus),
+            compiled=plan.compiled,
+        )
+    if (plan.dimension or 0) > engine.embedding_dim:
+        raise InputError(f"dimension: {plan.uri} makes {engine.embedding_dim}; expected at most so many")
+    return engine
+
+
+def _work(lengths: NDArray[np.int64], window: list[NDArray[np.int64]], seconds: float, *, padded: bool) -> Work:
+    tokens = sum(int(lengths[rows].sum()) for rows in window)
+    held = sum(len(rows) * int(lengths[rows].max()) for rows in window) if padded else tokens
+    return Work(sum(map(len, window)), tokens, held, seconds)
 
 
 @functools.cache
