@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
 from llmemb.errors import InputError
 from llmemb.prompts import prompt_hash
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROMPT = {"attributes": ["title", "brand", "price"]}
 
 
@@ -154,16 +151,6 @@ def test_manifest_names_every_file_with_rows_bytes_and_checksum(snapshot):
         assert entry["bytes"] == len(on_disk[entry["file"]])
         assert entry["sha256"] == storage.checksum(on_disk[entry["file"]])
     assert sum(entry["rows"] for entry in manifest["files"]) == manifest["counts"]["total"]
-
-
-@pytest.mark.slow
-def test_what_an_encoder_finds_wrong_when_it_is_loaded_is_one_line(config, tmp_path):
-    (tmp_path / "embed.yaml").write_text(config.model_copy(update={"output": str(tmp_path / "root")}).to_yaml())
-    command = [sys.executable, "jobs/embed.py", "--config", str(tmp_path / "embed.yaml"), "dimension=33"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert result.stderr == f"error: dimension: {config.encoder} makes 32; expected at most so many\n"
-    assert result.returncode == 2
-    assert not (tmp_path / "root" / "LATEST").exists()
 
 
 def test_an_output_that_cannot_be_written_is_noticed_before_the_cluster_is_asked_for(config, tmp_path, monkeypatch):

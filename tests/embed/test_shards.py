@@ -1,0 +1,27 @@
+import pytest
+
+from llmemb.embed.plan import EncoderPlan
+from llmemb.embed.shards import EncodeBucket
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.errors import InputError
+
+
+def test_what_is_wrong_with_an_encoder_is_raised_by_its_first_bucket_and_not_by_its_constructor(tiny_encoder):
+    plan = EncoderPlan(
+        uri=str(tiny_encoder),
+        fingerprint=EncoderFolder.read(tiny_encoder).fingerprint(),
+        kind="torch",
+        max_seq_len=64,
+        precision="fp32",
+        normalize=True,
+        dimension=33,
+        dtype="float32",
+        tokens_per_batch=64,
+        threads=1,
+        device="cpu",
+        gpus_per_worker=1,
+        compiled=False,
+    )
+    encode = EncodeBucket(plan, None)
+    with pytest.raises(InputError, match="makes 32; expected at most so many"):
+        encode({"bucket": 0, "tokens": b""})
