@@ -233,7 +233,14 @@ def _autoscaling(max_workers: int, cpus: int, idle_minutes: float) -> dict[str, 
         "max_workers": max_workers,
         "idle_timeout_minutes": idle_minutes,
         "upscaling_speed": 100,
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "gcs_address": f"127.0.0.1:{GCS_PORT}"},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{GCS_PORT}",
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,  # they all have one address
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": max_workers},

@@ -71,7 +71,7 @@ class Night:
             snapshot = Snapshot.open(config.embed.output)
         facts = {"id": snapshot.snapshot_id, "counts": snapshot.manifest["counts"]}
         self.facts["snapshot"] = facts | {"parity": snapshot.manifest["parity"]}
-        candidate = storage.fingerprint([config.rat.identity(), dataset.fingerprint, snapshot.snapshot_id])
+        candidate = _candidate(config, dataset, snapshot)
         why = due(config, self._before, self.facts)
         self.facts["training"] = why or "not due"
         if why is None or candidate == live_before:
@@ -201,6 +201,12 @@ def _report(config: NightlyConfig, night: Night, url: str | None) -> None:
     failure = summary.post(url, facts) if url else None
     if failure:
         print(f"webhook: {failure}; the night is not affected")
+
+
+def _candidate(config: NightlyConfig, dataset: Dataset, snapshot: Snapshot) -> str:
+    """Tonight's recommender, named by its settings and by the content that it is made from, wherever that lies."""
+    settings = {key: value for key, value in config.rat.identity().items() if key not in config.rat.uri_keys}
+    return storage.fingerprint([settings, dataset.fingerprint, snapshot.snapshot_id])
 
 
 def _date(night: summary.Summary) -> Any:

@@ -15,7 +15,7 @@ from tests.clusters import Client
 from tests.generated import hashed_titles, write_catalogue
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-NUM_ITEMS = 4_000
+NUM_ITEMS = 2_000
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_e
     titles = dict(hashed_titles(NUM_ITEMS))
     dataset = write_catalogue(tmp_path / "dataset", titles, num_files=16)
     overrides = [f"dataset={dataset}", f"encoder={tiny_encoder}", f"output={tmp_path / 'embeddings'}"]
-    overrides += ["num_workers=2", "items_per_shard=300", "prompt.attributes=[title]"]
+    overrides += ["num_workers=2", "items_per_shard=150", "prompt.attributes=[title]"]
     overrides += ["engine.threads_per_worker=2", "engine.tokens_per_batch=64"]
     cluster = LocalCluster.start_autoscaling(tmp_path / "cluster", max_workers=2, idle_seconds=20)
     try:
