@@ -1,11 +1,16 @@
 """The items that SCFT learns from: their clauses in a memory-mapped Arrow file, whatever the catalogue's size."""
 
-from collections.abc import Iterator
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from llmemb import storage
@@ -66,6 +71,29 @@ class ItemTexts:
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return tokenize(self._tokenizer, texts, self._max_seq_len)
+
+
+@contextlib.contextmanager
+def node_file(write: Callable[[Path], None]) -> Iterator[Path]:
+    """A file that one worker of each node writes, for all of that node to open; its name is gone afterwards."""
+    name = [f"llmemb-{uuid.uuid4().hex}.arrow"]
+    if dist.is_initialized():
+        dist.broadcast_object_list(name, src=0)
+    path, is_first = Path(tempfile.gettempdir(), name[0]), os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        if is_first:
+            write(path)
+        _wait_for_all()
+        yield path
+        _wait_for_all()
+    finally:
+        if is_first:
+            path.unlink(missing_ok=True)
+
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def write_items(dataset: Dataset, template: PromptTemplate, path: Path) -> None:

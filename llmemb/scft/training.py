@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from llmemb.errors import InputError
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
-from llmemb.scft.items import ItemTexts, write_items
+from llmemb.scft.items import ItemTexts, node_file, write_items
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
 from llmemb.scft.state import load_state, save_state
@@ -68,33 +69,32 @@ def train_worker(arguments: dict[str, Any]) -> Any:
     torch.set_num_threads(arguments["threads"])
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            training = Training(config, arguments["precision"], Path(folder), arguments["board"])
-            checkpoint = ray.train.get_checkpoint()
-            if checkpoint is not None:
-                with checkpoint.as_directory() as saved:
-                    training.load(Path(saved))
-            training.run()
-        except (InputError, FloatingPointError) as error:
-            return {"refused": str(error)}
+    try:
+        training = Training(config, arguments["precision"], arguments["board"])
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as saved:
+                training.load(Path(saved))
+        training.run()
+    except (InputError, FloatingPointError) as error:
+        return {"refused": str(error)}
     return None
 
 
 class Training:
     """A training on one worker: all of them do the same steps, each on its part of every global batch."""
 
-    def __init__(self, config: ScftConfig, precision: Precision, folder: Path, board: Any = None) -> None:
+    def __init__(self, config: ScftConfig, precision: Precision, board: Any = None) -> None:
         self._config, self._board = config, board
         self._rank, self._num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         dataset = Dataset.open(config.dataset)
-        write_items(dataset, config.prompt, folder / "items.arrow")
         with local_folder(config.base_model) as path:
             base = EncoderFolder.read(path)
             encoder = make_model(base, config, precision=precision)
             tokenizer = load_tokenizer(path)
         max_seq_len = min(config.max_seq_len or base.max_seq_len, base.max_seq_len)
-        self._items = ItemTexts(folder / "items.arrow", config.prompt, tokenizer, max_seq_len=max_seq_len)
+        with node_file(partial(write_items, dataset, config.prompt)) as file:
+            self._items = ItemTexts(file, config.prompt, tokenizer, max_seq_len=max_seq_len)
         self.engine = make_engine(encoder, config.engine, config.optimizer, precision)
         self.loss = TemperedLoss(config.loss, self.engine.device)
         self._validates = config.validation.metric != "none"
