@@ -5,8 +5,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 from llmemb.errors import InputError
 
@@ -97,6 +98,59 @@ def cpu_threads(num_workers: int) -> int:
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     threads = range(max(cpus, default=1), 1, -1)
     return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
+
+
+def train_on_ray(
+    worker: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    *,
+    storage_uri: str,
+    name: str,
+    scaling: Any,
+    max_failures: int,
+    checkpoints: Any = None,
+) -> Any:
+    """Runs a function on a Ray Train group, again after losing a worker; returns Ray Train's result.
+
+    Bad input that a worker finds, and numbers that are not finite, end it at once: no retry would mend them.
+
+    Args:
+        storage_uri: Where Ray Train keeps its record and checkpoints, in the folder ``name``; a run of the same place
+            and name goes on from there.
+        scaling: From :func:`training_workers`.
+        checkpoints: Ray Train's checkpoint config.
+
+    Raises:
+        InputError: what a worker raised, or where its numbers stopped being finite.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    result: Any = TorchTrainer(
+        cast(Any, partial(_guarded, worker)),
+        train_loop_config=arguments,
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage_uri,
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            checkpoint_config=checkpoints,
+        ),
+    ).fit()
+    if result.return_value is not None:
+        raise InputError(result.return_value)
+    return result
+
+
+def _guarded(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any]) -> str | None:
+    """Returns what Ray Train would take for a failure and try again."""
+    try:
+        worker(arguments)
+    except InputError as error:
+        return str(error)
+    except FloatingPointError as error:
+        return f"training: {error}"
+    return None
 
 
 def training_workers(num_workers: int, min_workers: int | None = None, *, threads: int) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, training_workers
+from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
@@ -157,30 +157,20 @@ def make_schedule(config: RatConfig) -> Schedule:
 
 
 def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
     connect()
     # Ray Train's own record of a run that was killed; ours is the checkpoint.
     storage.remove(storage.join(config.output, RAY_FOLDER))
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     label = _label(config)
     with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
-        TorchTrainer(
+        train_on_ray(
             train_worker,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "sources": sources,
-                "threads": threads,
-                "board": board,
-            },
-            scaling_config=training_workers(config.num_workers, threads=threads),
-            run_config=ray.train.RunConfig(
-                name=RAY_FOLDER,
-                storage_path=config.output,
-                failure_config=ray.train.FailureConfig(max_failures=config.engine.max_failures),
-            ),
-        ).fit()
+            {"config": config.model_dump(mode="json"), "sources": sources, "threads": threads, "board": board},
+            storage_uri=config.output,
+            name=RAY_FOLDER,
+            scaling=training_workers(config.num_workers, threads=threads),
+            max_failures=config.engine.max_failures,
+        )
     storage.remove(storage.join(config.output, RAY_FOLDER))
     storage.remove(storage.join(config.output, CHECKPOINT_FILE))
     if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):

@@ -5,7 +5,7 @@ from typing import Any
 
 from llmemb import progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, has_gpus, training_workers
+from llmemb.cluster import connect, cpu_threads, has_gpus, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, local_folder
@@ -68,32 +68,20 @@ def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
 def _train(config: ScftConfig, precision: Precision) -> Any:
     """Trains, from the last checkpoint where there is one; returns the checkpoint to export."""
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
     validated = config.validation.metric if config.validation.metric != "none" else None
+    kept = ray.train.CheckpointConfig(num_to_keep=config.engine.checkpoints_kept, checkpoint_score_attribute=validated)
     with progress.remote_bar("scft", total=config.max_steps, unit="steps") as board:
-        trainer = TorchTrainer(
+        result = train_on_ray(
             train_worker,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "precision": precision,
-                "threads": threads,
-                "board": board,
-            },
-            scaling_config=training_workers(config.num_workers, config.engine.min_workers, threads=threads),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS_FOLDER,
-                storage_path=config.output,
-                failure_config=ray.train.FailureConfig(max_failures=config.engine.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=config.engine.checkpoints_kept, checkpoint_score_attribute=validated
-                ),
-            ),
+            {"config": config.model_dump(mode="json"), "precision": precision, "threads": threads, "board": board},
+            storage_uri=config.output,
+            name=CHECKPOINTS_FOLDER,
+            scaling=training_workers(config.num_workers, config.engine.min_workers, threads=threads),
+            max_failures=config.engine.max_failures,
+            checkpoints=kept,
         )
-        result: Any = trainer.fit()
-    if result.return_value is not None:
-        raise InputError(f"training: {result.return_value['refused']}")
     return result.checkpoint if validated is None else result.get_best_checkpoint(validated, "max")
 
 

@@ -57,28 +57,20 @@ class Progress:
     finished: bool = False
 
 
-def train_worker(arguments: dict[str, Any]) -> Any:
-    """Trains on one worker of a Ray Train group; checkpoints are the result.
-
-    Returns:
-        ``{"refused": reason}`` for what no retry would mend in the input or its training, else None.
-    """
+def train_worker(arguments: dict[str, Any]) -> None:
+    """Trains on one worker of a Ray Train group; checkpoints are the result."""
     import ray.train
 
     config = ScftConfig.model_validate(arguments["config"])
     torch.set_num_threads(arguments["threads"])
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    try:
-        training = Training(config, arguments["precision"], arguments["board"])
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as saved:
-                training.load(Path(saved))
-        training.run()
-    except (InputError, FloatingPointError) as error:
-        return {"refused": str(error)}
-    return None
+    training = Training(config, arguments["precision"], arguments["board"])
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as saved:
+            training.load(Path(saved))
+    training.run()
 
 
 class Training:
