@@ -1,6 +1,7 @@
 """What every job script does: read the config, find the cluster, run one function, exit."""
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from llmemb.errors import InputError
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 BAD_INPUT = 2
+_INPUT_ERROR = f"{InputError.__module__}.{InputError.__qualname__}"
 CLUSTER_LOST = 75
 """EX_TEMPFAIL: the job may be run again as it is."""
 
@@ -46,9 +48,18 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The bad input behind an exception, also one that crossed Ray in another's cause or message of failures."""
+    behind = list(_behind(error))
     # Ray's own exception is an InputError too, but its message is a remote traceback; its cause is the error.
-    found = (each for each in _behind(error) if isinstance(each, InputError) and not hasattr(each, "cause"))
-    return next(found, None)
+    found = (each for each in behind if isinstance(each, InputError) and not hasattr(each, "cause"))
+    return next(found, None) or next(filter(None, map(_told_by_ray, behind)), None)
+
+
+def _told_by_ray(error: BaseException) -> InputError | None:
+    """The bad input of which only a remote traceback is left: Ray Data's exceptions lose their causes on the way."""
+    if not type(error).__module__.startswith("ray."):
+        return None
+    found = re.search(rf"^{re.escape(_INPUT_ERROR)}: (.+)$", str(error), re.MULTILINE)
+    return None if found is None else InputError(found[1])
 
 
 def lost_by_cluster(error: BaseException) -> bool:

@@ -42,6 +42,31 @@ def test_bad_input_found_in_a_ray_task_is_the_users_line_not_a_traceback(ray_loc
     assert str(find_input_error(raised.value)) == "items: what is wrong"
 
 
+class FailsToLoad:
+    """An actor of Ray Data that never starts."""
+
+    def __init__(self) -> None:
+        raise InputError("encoder: what is wrong")
+
+    def __call__(self, batch: dict) -> dict:
+        return batch
+
+
+def fails_on_a_batch(batch: dict) -> dict:
+    raise InputError("encoder: what is wrong")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [FailsToLoad, fails_on_a_batch])
+def test_bad_input_found_in_a_stage_of_ray_data_is_the_users_line(ray_local, stage):
+    import ray.data
+
+    options = {"concurrency": 1} if isinstance(stage, type) else {}
+    with pytest.raises(Exception, match="what is wrong") as raised:
+        ray.data.range(2).map_batches(stage, **options).take_all()
+    assert str(find_input_error(raised.value)) == "encoder: what is wrong"
+
+
 @pytest.mark.slow
 def test_bad_input_found_in_a_training_worker_is_the_users_line(ray_local, tmp_path):
     import ray.train
