@@ -15,7 +15,8 @@ from llmemb.encoder.folder import EncoderFolder
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
-from llmemb.scft.items import ItemTexts, write_items
+from llmemb.scft.export import export_encoder
+from llmemb.scft.items import ItemTexts, survey, write_items
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
 from llmemb.scft.state import load_state, read_trained, save_state
@@ -26,6 +27,7 @@ from tests.scft.process_group import run_workers
 STEPS, FIRST_MOMENT = 3, 0.1  # AdamW's first moment after one step is (1 - 0.9) of the gradient
 STAGES, TUNINGS, TOKENS_PER_CHUNK = (0, 1, 2, 3), ("lora", "full"), (10_000, 100, 40)
 WORLDS = (1, 2, 3, 1)
+DECODERS = ("llama", "qwen3")
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +139,68 @@ def test_in_bf16_a_resumed_training_is_the_uninterrupted_one_to_the_bit(scft_con
     for cell, (uninterrupted, resumed) in found.items():
         assert uninterrupted == resumed, cell
         assert uninterrupted[0] != uninterrupted[1]
+
+
+def export_decoders(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    """Trains each kind for a few steps and exports it; its losses are beside it."""
+    base = ScftConfig.model_validate(values)
+    for kind, stage in itertools.product(DECODERS, (2, 3)):
+        folder = Path(output, kind)
+        config = cell_config(base, stage, "lora", 100).model_copy(
+            update={"base_model": str(folder), "output": str(folder / f"trained-{stage}")}
+        )
+        items = reference.open_items(config, Path(items_path))
+        engine, loss = build(config)
+        losses = [step(engine, loss, config, items, number, rank, num_workers) for number in range(STEPS)]
+        samples = encode(engine, items.prompts(np.arange(4)), tokens_per_chunk=100)
+        state = folder / f"state-{stage}"
+        state.mkdir()
+        progress = {"step": STEPS, "history": [{"step": STEPS, "next_item_ndcg@10": 0.0}]}
+        save_state(state, engine, loss, progress, samples=samples, writes=True)
+        engine.destroy()
+        prompts = survey(Dataset.open(config.dataset), config.prompt, 4)[1]
+        export_encoder(config, state, prompts, precision="fp32")
+        (folder / f"losses-{stage}.json").write_text(json.dumps(losses))
+
+
+def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, items_file, tiny_encoder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    for kind in DECODERS:
+        write_tiny_decoder(tmp_path / kind, tiny_encoder, kind)
+    run_workers(export_decoders, 1, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    for kind in DECODERS:
+        config = cell_config(scft_config, 0, "lora", 1).model_copy(update={"base_model": str(tmp_path / kind)})
+        items = reference.open_items(config, items_file)
+        expected = reference.train(config, items, np.arange(len(items)), num_steps=STEPS)
+        for stage in (2, 3):
+            losses = json.loads((tmp_path / kind / f"losses-{stage}.json").read_text())
+            np.testing.assert_allclose(losses, expected.losses, rtol=1e-4, err_msg=f"{kind} {stage}")
+            opened = SentenceTransformer(str(tmp_path / kind / f"trained-{stage}"), device="cpu")
+            _, samples = read_trained(tmp_path / kind / f"state-{stage}")
+            prompts = survey(Dataset.open(config.dataset), config.prompt, 4)[1]
+            np.testing.assert_allclose(opened.encode(prompts), samples, atol=1e-5)
+
+
+def write_tiny_decoder(path: Path, tiny_encoder: Path, kind: str) -> None:
+    """A random two-layer decoder of 32 dimensions with the tiny encoder's tokenizer."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+    )
+    AutoModel.from_config(config).save_pretrained(path)
 
 
 def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
