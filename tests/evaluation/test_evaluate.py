@@ -12,7 +12,7 @@ import pytest
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
-from llmemb.embed.snapshot import publish
+from llmemb.embed.snapshot import FORMAT, publish
 from llmemb.errors import InputError
 from llmemb.evaluation import entrants
 from llmemb.evaluation.config import EvaluateConfig
@@ -215,7 +215,8 @@ def test_text_similarity_is_a_baseline_where_embeddings_are_given(
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     root = str(tmp_path / "embeddings")
     table = to_table(dataset.item_ids, vectors, "float32")
-    manifest = {"snapshot_id": "s0", "dimension": 2, "files": [write(f"{root}/s0/part-00000.parquet", table)]}
+    files = [write(f"{root}/s0/part-00000.parquet", table)]
+    manifest = {"format": FORMAT, "snapshot_id": "s0", "dimension": 2, "files": files}
     publish(root, manifest)
     run_evaluate(config_of(dataset, recommenders, tmp_path, embeddings=root))
     results = storage.read_json(str(tmp_path / "out" / "metrics.json"))

@@ -9,6 +9,9 @@ from llmemb import storage
 from llmemb.errors import InputError
 
 
+MAX_ROUNDS = 500  # a kind of fault comes with every thirtieth request or so
+
+
 @pytest.mark.parametrize("read", [storage.read_bytes, storage.read_json, storage.read_table])
 def test_reading_what_is_absent_names_it(root: str, read) -> None:
     with pytest.raises(InputError, match="absent: no such file"):
@@ -57,15 +60,17 @@ def test_a_store_that_refuses_is_one_line_without_secrets(other_environment, env
 def test_every_kind_of_fault_is_ridden_out(object_stores) -> None:
     folder = f"s3://faulty/{uuid.uuid4().hex}"
     before = object_stores.counts.copy()
-    for number in range(20):
+    for number in range(MAX_ROUNDS):
         content = os.urandom(1000) + b"%d" % number
         uri = storage.join(folder, str(number))
         storage.write_bytes(uri, content)
         storage.copy(uri, uri + "-copy")
         assert storage.read_bytes(uri + "-copy") == content
-    assert len(storage.list_files(folder)) == 40
-    for kind in object_stores.KINDS:
-        assert object_stores.counts[kind] > before[kind], kind
+        missing = [kind for kind in object_stores.KINDS if object_stores.counts[kind] == before[kind]]
+        if not missing:
+            break
+    assert not missing
+    assert len(storage.list_files(folder)) == 2 * (number + 1)
 
 
 @pytest.fixture
