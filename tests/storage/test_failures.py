@@ -8,7 +8,6 @@ import pytest
 from llmemb import storage
 from llmemb.errors import InputError
 
-
 MAX_ROUNDS = 500  # a kind of fault comes with every thirtieth request or so
 
 
