@@ -4,9 +4,9 @@
 
 MiniLM with LoRA on Amazon Beauty's prompts (the folder that LLMEMB_DATA names, ../shared/data by default), both "views"
 the full prompt of 54 tokens on average, symmetric InfoNCE over the whole batch, float32. sentence-transformers runs at
-the best of several mini-batch sizes over texts sorted by length; the two take turns, and both must give the same loss.
-The limit is what the measured matrix product would need for the linear layers: two passes forward, by gradient caching,
-and one backward.
+the best of several mini-batch sizes, in the texts' own order, which is how its trainer feeds it, and sorted by length,
+which pads less. All take turns, and must give the same loss. The limit is what the measured matrix product would need
+for the linear layers: two passes forward, by gradient caching, and one backward.
 """
 
 import argparse
@@ -46,26 +46,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     prompts = beauty_prompts()[: arguments.batch_size]
-    peak = matmul_peak(torch.float32)
+    peak = matmul_peak(torch.float32, time.perf_counter)
     with local_folder(ENCODER) as path:
         ours, theirs = Ours(path, prompts), SentenceTransformers(path, prompts)
         theirs.calibrate()
         ours.step(prompts[:CALIBRATION_PAIRS])
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+        steps = {
+            "llmemb": ours.step,
+            "sentence-transformers": theirs.step,
+            "sentence-transformers, sorted": lambda texts: theirs.step(sorted(texts, key=len)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(arguments.steps):
-            losses = {}
-            for name, trainer in (("theirs", theirs), ("ours", ours)):
+            for name, step in steps.items():
                 started = time.perf_counter()
-                losses[name] = trainer.step(prompts)
+                loss = step(prompts)
                 seconds[name].append(time.perf_counter() - started)
-            print(f"losses: llmemb {losses['ours']:.5f}, sentence-transformers {losses['theirs']:.5f}", flush=True)
+                print(f"{name}: loss {loss:.5f}, {seconds[name][-1]:.1f} s", flush=True)
     rates = {name: arguments.batch_size / statistics.median(times) for name, times in seconds.items()}
     flops = ours.tokens * ours.flops_per_token * 6 / 4  # forward twice and backward
-    print(
-        f"llmemb {rates['ours']:.2f} pairs/s, sentence-transformers ({theirs.mini_batches}) "
-        f"{rates['theirs']:.2f} pairs/s: {rates['ours'] / rates['theirs']:.2f}x; "
-        f"matmul limit at {peak / 1e9:,.0f} GFLOP/s: {arguments.batch_size / (flops / peak):.2f} pairs/s"
-    )
+    for name, rate in rates.items():
+        print(f"{name}: {rate:.2f} pairs/s; llmemb {rates['llmemb'] / rate:.2f}x")
+    limit = arguments.batch_size / (flops / peak)
+    print(f"mini-batches {theirs.mini_batches}; matmul limit at {peak / 1e9:,.0f} GFLOP/s: {limit:.2f} pairs/s")
 
 
 class Ours:
@@ -141,9 +144,7 @@ class SentenceTransformers:
             partition_mode="per_direction",
             **self.mini_batches,
         )
-        # Sorting lets its mini-batches pad little; the loss does not change.
-        ordered = sorted(prompts, key=len)
-        features: list[Any] = [self._model.preprocess(ordered) for _ in range(2)]
+        features: list[Any] = [self._model.preprocess(prompts) for _ in range(2)]
         value: Tensor = loss(features, torch.empty(0))
         self._optimizer.zero_grad()
         value.backward()
