@@ -68,11 +68,20 @@ test-vllm:
 	@touch $@
 
 # Side by side with peers, and what a night costs; quiet machines give true figures. Minutes to an hour.
-bench: env
+bench: env .venv-peers/.ready
 	PYTHONPATH=. $(BIN)/python benchmarks/embed.py
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_incremental.py
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_memory.py
 	PYTHONPATH=. $(BIN)/python benchmarks/scft.py
+	$(BIN)/python jobs/prepare.py --config jobs/configs/beauty/prepare.yaml
+	$(BIN)/python benchmarks/rat.py --dataset $${LLMEMB_RUNS:-runs}/beauty/dataset --peers .venv-peers/bin/python
+
+.venv-peers/.ready: benchmarks/peers/requirements.txt
+	@echo "setting up .venv-peers (the benchmarks' peers that want an environment of their own)"
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --no-deps $(TORCH)
+	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --requirement $<
+	@touch $@
 
 lint: env
 	$(BIN)/ruff check .
@@ -84,4 +93,4 @@ format: env
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

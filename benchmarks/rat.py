@@ -1,19 +1,24 @@
 """Seconds per epoch of training SASRec with full softmax: ours, and plain PyTorch loops, beside the matmul limit.
 
-    python benchmarks/rat.py --dataset runs/beauty/dataset [--hidden-dim 128] [--steps 20] [--threads 2]
+    python benchmarks/rat.py --dataset runs/beauty/dataset [--hidden-dim 128] [--steps 20] [--peers PYTHON]
 
 All rows train the same model (2 blocks, length 50, about 1,024 positions a batch) on the same sequences in one run, a
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
-first: cross-entropy of whole logits with ``torch.nn.functional``, on batches bucketed by length, or padded to 50.
+first: cross-entropy of whole logits with ``torch.nn.functional``, on batches bucketed by length, or padded to 50; and
+RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
 """
 
 import argparse
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     for name, default in {"hidden-dim": 128, "steps": 20, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--peers", help="the Python of .venv-peers: RecTools' SASRec is a row then")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     dataset = Dataset.open(arguments.dataset)
@@ -61,15 +67,18 @@ def main() -> None:
             trained = run()
             if turn:  # the first one warms up
                 seconds[name].append((time.perf_counter() - started) * positions / trained)
-    report(seconds, positions, num_items, dim)
+    rectools = None if arguments.peers is None else rectools_seconds(arguments.peers, sequences, dim)
+    report(seconds, rectools, positions, num_items, dim)
 
 
-def report(seconds: dict[str, list[float]], positions: int, num_items: int, dim: int) -> None:
+def report(seconds: dict[str, list[float]], rectools: float | None, positions: int, num_items: int, dim: int) -> None:
     fastest = {name: min(times) for name, times in seconds.items()}
     print(f"{positions:,} positions, {num_items:,} items, h = {dim}, {torch.get_num_threads()} threads")
     for name, times in seconds.items():
         ratio = fastest[name] / fastest["llmemb"]
         print(f"{name:32}{fastest[name]:8.1f} s an epoch (of {TURNS}: up to {max(times):.1f}){ratio:8.2f} x ours")
+    if rectools is not None:
+        print(f"{'RecTools 0.19':32}{rectools:8.1f} s an epoch (of 1){rectools / fastest['llmemb']:19.2f} x ours")
     operations = 6 * positions * dim * num_items + 6 * positions * 2 * 12 * dim**2
     peak = matmul_peak()
     limit = f"{operations / peak:.1f} s at this run's matmul peak of {peak / 1e9:.0f} GFLOP/s"
@@ -100,6 +109,24 @@ def plain(model: TrainableRecommender, optimizer: torch.optim.Optimizer, batches
         optimizer.step()
         trained += int((wanted > 0).sum())
     return trained
+
+
+def rectools_seconds(python: str, sequences: Sequences, dim: int) -> float:
+    """An epoch of RecTools' SASRec, from some of its batches."""
+    starts = np.repeat(sequences.offsets[:-1], sequences.lengths)
+    columns = {
+        "user": np.repeat(np.arange(len(sequences)), sequences.lengths),
+        "item": sequences.items,
+        "position": np.arange(len(sequences.items)) - starts,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "interactions.parquet"
+        pl.DataFrame(columns).write_parquet(path)
+        script = Path(__file__).parent / "peers" / "rectools_sasrec.py"
+        threads = str(torch.get_num_threads())
+        command = [python, str(script), str(path), "--hidden-dim", str(dim), "--threads", threads]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return float(printed.splitlines()[-1])
 
 
 def shuffled(sequences: Sequences) -> Iterator[Padded]:

@@ -1,0 +1,71 @@
+"""Seconds per training epoch of RecTools' SASRec; run by benchmarks/rat.py with the Python of .venv-peers.
+
+    .venv-peers/bin/python benchmarks/peers/rectools_sasrec.py INTERACTIONS.parquet --hidden-dim 128 --threads 2
+
+INTERACTIONS has the columns user, item and position. Some batches are trained twice, first to warm up; standard output
+ends with the seconds of an epoch, from the second time.
+"""
+
+import argparse
+import logging
+import time
+import warnings
+
+import pandas as pd
+import pytorch_lightning as lightning
+import torch
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+
+class EpochClock(lightning.Callback):
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("interactions")
+    for name, default in {"hidden-dim": 128, "max-seq-len": 50, "batch-size": 128, "batches": 16, "threads": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    table = pd.read_parquet(arguments.interactions).rename(columns={"user": Columns.User, "item": Columns.Item})
+    table[Columns.Datetime] = pd.to_datetime(table.pop("position"), unit="s")
+    table[Columns.Weight] = 1.0
+    clock = EpochClock()
+    model = SASRecModel(
+        n_blocks=2,
+        n_heads=2,
+        n_factors=arguments.hidden_dim,
+        session_max_len=arguments.max_seq_len,
+        loss="softmax",
+        batch_size=arguments.batch_size,
+        lr=2e-3,
+        get_trainer_func=lambda: lightning.Trainer(
+            max_epochs=2,
+            limit_train_batches=arguments.batches,
+            accelerator="cpu",
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ),
+    )
+    model.fit(Dataset.construct(table))
+    num_batches = -(-table[Columns.User].nunique() // arguments.batch_size)
+    print(clock.seconds[1] * num_batches / arguments.batches)
+
+
+if __name__ == "__main__":
+    main()
