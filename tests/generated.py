@@ -71,24 +71,26 @@ def write_catalogue(folder: Path, titles: Mapping[str, str | None], *, num_files
     return str(folder)
 
 
-def write_tiny_llama(path: Path, *, with_head: bool = True) -> Path:
-    """A random two-layer Llama of 32 dimensions with the same tokenizer; without its head it cannot generate."""
+def write_tiny_decoder(path: Path, kind: str = "llama", *, with_head: bool = True) -> Path:
+    """A random two-layer decoder of 32 dimensions with the same tokenizer; without its head it cannot generate."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     _tiny_tokenizer().save_pretrained(path)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=4 + len(WORDS),
         hidden_size=32,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=8,
         intermediate_size=64,
         initializer_range=0.5,  # with the usual 0.02 all its answers are alike
         max_position_embeddings=64,
         tie_word_embeddings=False,
         pad_token_id=0,
     )
-    (LlamaForCausalLM if with_head else LlamaModel)(config).save_pretrained(path)
+    (AutoModelForCausalLM if with_head else AutoModel).from_config(config).save_pretrained(path)
     return path

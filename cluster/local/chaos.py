@@ -35,6 +35,15 @@ PUBLISHED = ("part-*.parquet", "model.safetensors", "LATEST", "LIVE")
 AT_REST = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE")
 # Threads are fixed: sums in another order would be other bytes.
 OVERRIDES = {
+    "scft": [
+        "prompt.attributes=[title,brand]",
+        "max_steps=20",
+        "batch_size=16",
+        "validation.every_steps=10",
+        "engine.save_every_steps=2",
+        "engine.threads_per_worker=1",
+        f"base_model={ENCODER}",
+    ],
     "embed": ["num_workers=2", "prompt.attributes=[title,brand]", "engine.threads_per_worker=1"],
     "rat": ["training.max_epochs=20", "training.patience=20", "engine.threads_per_worker=1"],
     "nightly": [
@@ -76,10 +85,11 @@ class Chaos:
         """One job, disturbed once; whether it ended right."""
         job = self.random.choice(list(OVERRIDES))
         kind = self.random.choice(list(KILLS))
-        delay = self.random.uniform(0.1, 1.0) * self.seconds[job]
+        delay = self.random.uniform(0.1, 0.9) * self.seconds[job]
         output = self.folder / "disturbed"
         shutil.rmtree(output, ignore_errors=True)
-        killer = threading.Timer(delay, self.kill, (kind, job))
+        killed: list[bool] = []
+        killer = threading.Timer(delay, lambda: killed.append(KILLS[kind](self, job)))
         killer.start()
         started = time.monotonic()
         code, lines = self.submit(job, output)
@@ -88,8 +98,10 @@ class Chaos:
         again = lines.count("the cluster lost the job")
         problem = f"exit code {code}" if code else difference(published(output), self.expected[job])
         self.counts.update({"jobs": 1, f"jobs: {job}": 1, "submitted again": again, "wrong": bool(problem)})
+        self.counts[f"killed: {kind}"] += any(killed)
+        done = f"{kind} killed after {delay:.0f} s" if any(killed) else f"no {kind} to kill after {delay:.0f} s"
         taken = f"{time.monotonic() - started:.0f} s"
-        print(f"chaos: {number}: {job}, a {kind} after {delay:.0f} s: {problem or 'right'}, {taken}", flush=True)
+        print(f"chaos: {number}: {job}, {done}: {problem or 'right'}, {taken}", flush=True)
         if problem:
             (self.folder / f"wrong-{number}.log").write_text(lines)
         self.cluster.wait_for_nodes(1 + NUM_WORKERS)
@@ -99,6 +111,7 @@ class Chaos:
         """The exit code of a job, and its output."""
         inputs = [f"dataset={self.folder / 'dataset'}", f"output={output}", *OVERRIDES[job]]
         inputs += {
+            "scft": [],
             "embed": [f"encoder={ENCODER}"],
             "rat": [f"embeddings={self.folder / 'undisturbed' / 'embed'}", f"collaborative={output}/collaborative"],
             "nightly": [f"embed.encoder={ENCODER}"],
@@ -110,10 +123,6 @@ class Chaos:
             job, config, inputs, address=address, folder=REPOSITORY, max_retries=RETRIES, show=show
         )
         return code, "".join(lines)
-
-    def kill(self, kind: str, job: str) -> None:
-        if KILLS[kind](self, job):
-            self.counts[f"killed: {kind}"] += 1
 
     def kill_node(self, job: str) -> bool:
         """A worker node, all of it; another takes its place."""
@@ -188,9 +197,7 @@ def main() -> int:
 
 def _is_worker(process: psutil.Process) -> bool:
     name = (_command(process) or [""])[0]
-    return name.startswith("ray::") and not name.startswith(
-        ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE")
-    )
+    return name.startswith("ray::") and not name.startswith(AT_REST)
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -36,6 +36,11 @@ class Node:
     folder: str
     """Its own: nodes that share one delete the working directories of each other's jobs."""
 
+    @property
+    def name(self) -> str:
+        """What the cluster calls it."""
+        return Path(self.folder).name
+
     def processes(self) -> list[psutil.Process]:
         """The node's processes, its first one first; none where it is gone, even if another has its id by now."""
         try:
@@ -122,17 +127,33 @@ class LocalCluster:
         node.kill()
         self._save([other for other in self.nodes if other != node])
 
+    def announce_loss(self, node: Node, *, seconds: int) -> None:
+        """Tells the cluster that a node goes in so many seconds, as a cloud does of a spot machine; it stays.
+
+        Raises:
+            subprocess.CalledProcessError: the cluster does not take the notice.
+        """
+        [node_id] = [known["node_id"] for known in self._known_nodes() if known["node_name"] == node.name]
+        options = [f"--address={self.gcs_address}", f"--node-id={node_id}", f"--deadline-remaining-seconds={seconds}"]
+        options += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the machine is taken back"]
+        environment = os.environ | self.environment
+        subprocess.run([*RAY, "drain-node", *options], env=environment, capture_output=True, check=True)
+
     def alive(self) -> int:
         """How many nodes the cluster knows to be alive.
 
         Raises:
             OSError: the head does not answer.
         """
+        return sum(node["state"] == "ALIVE" for node in self._known_nodes())
+
+    def _known_nodes(self) -> list[dict[str, Any]]:
+        """All nodes that have joined, as Ray's state API describes them."""
         request = urllib.request.Request(f"{self.address}/api/v0/nodes?limit=1000")
         request.add_header("Authorization", f"Bearer {self.token_file.read_text().strip()}")
         with urllib.request.urlopen(request, timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
-        return sum(node["state"] == "ALIVE" for node in found)
+        return found
 
     def wait_for_nodes(self, number: int, *, seconds: float = START_SECONDS) -> None:
         """Returns once exactly so many nodes are alive.
@@ -191,7 +212,7 @@ class LocalCluster:
         # Short: the names of sockets in it may have 107 characters.
         own_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         own = [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={own_folder}"]
-        own.append(f"--object-store-memory={OBJECT_STORE_BYTES}")
+        own += [f"--node-name={Path(own_folder).name}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         with self._log() as log:
             started = subprocess.Popen(
                 [*RAY, "start", "--block", *own, *options],

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class TorchEngine:
         """
         self._folder = folder
         self._tokens_per_batch = tokens_per_batch
-        self._device = device
+        self._device, self._compiled = device, compiled
         self.model = load_model(folder, precision=precision).to(device).eval()
         self.pads = not (device == "cuda" and precision == "bf16" and self._prepare_packing())
         if compiled:
@@ -62,11 +63,28 @@ class TorchEngine:
         make_batches = token_budget_batches if self.pads else packed_batches
         batches = make_batches(lengths, self._tokens_per_batch)
         # One copy back at the end: the device never waits for it between batches.
-        found = [self._embed([token_ids[row] for row in rows]) for rows in batches]
+        found = self._embed_all([[token_ids[row] for row in rows] for rows in batches])
         if found:
             embedded[np.concatenate(batches)] = torch.cat(found).cpu().numpy()
         return embedded
 
+    def _embed_all(self, batches: list[list[TokenIds]]) -> list[Tensor]:
+        """The vectors of each batch. On CPUs every thread has batches of its own.
+
+        Threads that share a batch wait for each other at each of its operations, and for the slowest on a machine with
+        other work; alone with a batch they do not, and a vector is the same to the bit with any number of them.
+        """
+        threads = torch.get_num_threads()
+        if self._device != "cpu" or self._compiled or threads == 1:
+            return [self._embed(batch) for batch in batches]
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                return list(pool.map(self._embed, batches))
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
     def _embed(self, token_ids: Sequence[TokenIds]) -> Tensor:
         pooling, normalized = self._folder.pooling, self._folder.normalize
         if self.pads:

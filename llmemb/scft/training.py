@@ -96,6 +96,7 @@ class Training:
         self._trained_items = np.setdiff1d(np.arange(len(self._items)), held_out)
         self._sample = self._draw(dataset, held_out) if self._validates else None
         self._throughput = Throughput(encoder, config.tuning, self.engine.device)
+        self._notice: Any = None
         self.progress = Progress()
 
     def load(self, folder: Path) -> None:
@@ -218,8 +219,11 @@ class Training:
 
         every = self._config.engine.save_every_steps
         is_due = every is not None and self.progress.step % every == 0
-        # A node that is about to be taken back says so; all workers must ask, so it is asked first.
-        return ray.train.get_preemption_info() is not None or is_due
+        # A node that is about to be taken back says so, until it is gone; all workers must ask as often.
+        notice = ray.train.get_preemption_info()
+        is_news = notice is not None and notice != self._notice
+        self._notice = notice
+        return is_news or is_due
 
     def _check_and_save(self, trackers: list[Any]) -> None:
         figures: dict[str, float] = {}

@@ -43,3 +43,21 @@ def test_a_compiled_encoder_gives_the_same_vectors(tiny_encoder, inductor):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     expected = TorchEngine(folder, **SETTINGS).encode(token_ids)
     np.testing.assert_allclose(compiled.encode(token_ids), expected, atol=1e-6)
+
+
+def test_any_number_of_threads_gives_the_same_vectors_to_the_bit(tiny_encoder):
+    engine = TorchEngine(EncoderFolder.read(tiny_encoder), precision="fp32", tokens_per_batch=16, device="cpu")
+    random = np.random.default_rng(0)
+    texts = [random.integers(4, 20, length) for length in random.integers(1, 12, 40)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(engine.encode(texts))
+            assert torch.get_num_threads() == threads
+            with pytest.raises(IndexError):
+                engine.encode([*texts, np.array([10**6])])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len({vectors.tobytes() for vectors in found}) == 1

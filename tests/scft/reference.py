@@ -45,17 +45,10 @@ def train(config: ScftConfig, items: ItemTexts, trained: np.ndarray, *, num_step
     own = torch.optim.AdamW([log_temperature], weight_decay=0.0)
     losses, gradients = [], []
     for step in range(num_steps):
-        batch = global_batch(step, seed=config.seed, num_items=len(trained), batch_size=config.batch_size)
-        rows = trained[batch.items]
-        views = items.views(rows, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
-        ids, mask = pad(views, "cpu")
-        states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = torch.stack(
-            [state[: int(own_mask.sum())].mean(dim=0) for state, own_mask in zip(states, mask, strict=True)]
-        )
-        loss = contrastive.info_nce(
-            *pooled.view(2, len(rows), -1), temperature=log_temperature.exp(), equal=torch.from_numpy(items.equal(rows))
-        )
+        numbers = batch_numbers(step, config)
+        loss = torch.stack(
+            [_batch_loss(number, config, encoder, items, trained, log_temperature.exp()) for number in numbers]
+        ).mean()
         optimizer.zero_grad()
         own.zero_grad()
         loss.backward()
@@ -68,3 +61,22 @@ def train(config: ScftConfig, items: ItemTexts, trained: np.ndarray, *, num_step
             each.step()
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     return Reference(losses, gradients, weights, float(log_temperature.detach().exp()))
+
+
+def batch_numbers(step: int, config: ScftConfig) -> range:
+    """The global batches of a step counted from 0."""
+    each = config.optimizer.batches_per_step
+    return range(step * each, (step + 1) * each)
+
+
+def _batch_loss(number: int, config: ScftConfig, encoder, items: ItemTexts, trained: np.ndarray, temperature) -> Tensor:
+    batch = global_batch(number, seed=config.seed, num_items=len(trained), batch_size=config.batch_size)
+    rows = trained[batch.items]
+    views = items.views(rows, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
+    ids, mask = pad(views, "cpu")
+    states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    pooled = torch.stack(
+        [state[: int(own_mask.sum())].mean(dim=0) for state, own_mask in zip(states, mask, strict=True)]
+    )
+    equal = torch.from_numpy(items.equal(rows))
+    return contrastive.info_nce(*pooled.view(2, len(rows), -1), temperature=temperature, equal=equal)

@@ -21,6 +21,7 @@ from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
 from llmemb.scft.state import load_state, read_trained, save_state
 from llmemb.scft.training import learning_rate
+from tests.generated import write_tiny_decoder
 from tests.scft import reference
 from tests.scft.process_group import run_workers
 
@@ -51,12 +52,15 @@ def build(config: ScftConfig, precision="fp32"):
 
 
 def step(engine, loss, config: ScftConfig, items: ItemTexts, number: int, rank: int, num_workers: int) -> float:
-    batch = global_batch(number, seed=config.seed, num_items=len(items), batch_size=config.batch_size)
-    mine = batch.items[worker_slice(config.batch_size, rank=rank, num_workers=num_workers)]
-    token_ids = items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
+    batches = []
+    for batch_number in reference.batch_numbers(number, config):
+        batch = global_batch(batch_number, seed=config.seed, num_items=len(items), batch_size=config.batch_size)
+        mine = batch.items[worker_slice(config.batch_size, rank=rank, num_workers=num_workers)]
+        token_ids = items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
+        batches.append(WorkerBatch(token_ids, torch.from_numpy(items.equal(batch.items))))
     value, _ = train_step(
         engine,
-        [WorkerBatch(token_ids, torch.from_numpy(items.equal(batch.items)))],
+        batches,
         loss,
         learning_rate=learning_rate(number, max_steps=config.max_steps, config=config.optimizer),
         tokens_per_chunk=config.engine.tokens_per_chunk,
@@ -108,6 +112,48 @@ def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_
                 torch.testing.assert_close(
                     actual, gradient, rtol=1e-3, atol=1e-6, msg=lambda text, c=cell: f"{c}: {text}"
                 )
+
+
+MEMORY_SAVERS = {
+    "optimizer on the CPU": {"zero_stage": 2, "offload": "optimizer"},
+    "all on the CPU": {"zero_stage": 3, "offload": "all"},
+    "activations again": {"zero_stage": 2, "gradient_checkpointing": True},
+    "activations again, weights cut up": {"zero_stage": 3, "gradient_checkpointing": True},
+}
+
+
+def run_memory_savers(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    base = ScftConfig.model_validate(values)
+    items = reference.open_items(base, Path(items_path))
+    losses = {}
+    for (name, settings), tuning in itertools.product(MEMORY_SAVERS.items(), TUNINGS):
+        settings = base.engine.model_copy(update=settings | {"tokens_per_chunk": 100})
+        config = base.model_copy(update={"engine": settings, "tuning": tuning})
+        engine, loss = build(config)
+        model = engine.module.model
+        transformer = model.get_base_model() if tuning == "lora" else model
+        assert transformer.is_gradient_checkpointing == settings.gradient_checkpointing
+        assert (engine.zero_offload_optimizer() is None) == (settings.offload == "none")
+        assert (engine.zero_offload_param() is None) == (settings.offload != "all")
+        losses[f"{name}, {tuning}"] = [step(engine, loss, config, items, n, rank, num_workers) for n in range(STEPS)]
+        engine.destroy()
+    if rank == 0:
+        Path(output, "losses.json").write_text(json.dumps(losses))
+
+
+def test_what_saves_memory_and_batches_added_up_train_as_plain_torch(scft_config, items_file, tmp_path):
+    optimizer = scft_config.optimizer.model_copy(update={"batches_per_step": 2})
+    config = scft_config.model_copy(update={"optimizer": optimizer})
+    run_workers(run_memory_savers, 2, config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    items = reference.open_items(config, items_file)
+    found = json.loads((tmp_path / "losses.json").read_text())
+    assert len(found) == len(MEMORY_SAVERS) * len(TUNINGS)
+    for tuning in TUNINGS:
+        alone = config.model_copy(update={"tuning": tuning})
+        expected = reference.train(alone, items, np.arange(len(items)), num_steps=STEPS)
+        for name in MEMORY_SAVERS:
+            cell = f"{name}, {tuning}"
+            np.testing.assert_allclose(found[cell], expected.losses, rtol=1e-4, err_msg=cell)
 
 
 def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
@@ -163,11 +209,11 @@ def export_decoders(rank: int, num_workers: int, values: dict, items_path: str, 
         (folder / f"losses-{stage}.json").write_text(json.dumps(losses))
 
 
-def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, items_file, tiny_encoder, tmp_path):
+def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, items_file, tmp_path):
     from sentence_transformers import SentenceTransformer
 
     for kind in DECODERS:
-        write_tiny_decoder(tmp_path / kind, tiny_encoder, kind)
+        write_tiny_decoder(tmp_path / kind, kind, with_head=False)
     run_workers(export_decoders, 1, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path))
     for kind in DECODERS:
         config = cell_config(scft_config, 0, "lora", 1).model_copy(update={"base_model": str(tmp_path / kind)})
@@ -180,27 +226,6 @@ def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, 
             _, samples = read_trained(tmp_path / kind / f"state-{stage}")
             prompts = survey(Dataset.open(config.dataset), config.prompt, 4)[1]
             np.testing.assert_allclose(opened.encode(prompts), samples, atol=1e-5)
-
-
-def write_tiny_decoder(path: Path, tiny_encoder: Path, kind: str) -> None:
-    """A random two-layer decoder of 32 dimensions with the tiny encoder's tokenizer."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    tokenizer.save_pretrained(path)
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    AutoModel.from_config(config).save_pretrained(path)
 
 
 def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:

@@ -14,14 +14,14 @@ from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.methods.said import learn_said_vectors
 from llmemb.rat.methods.tslrec import category_frequencies, latent_categories, learn_tslrec_vectors
-from tests.generated import write_tiny_llama
+from tests.generated import write_tiny_decoder
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("llama"))
+    return write_tiny_decoder(tmp_path_factory.mktemp("llama"))
 
 
 def make_inputs(method: str, dataset: str, base_model: Path, **settings) -> Inputs:
@@ -93,7 +93,7 @@ def test_a_learnt_vector_tells_its_own_text_and_not_anothers(kind, llama, tiny_e
 
 def test_said_refuses_a_causal_model_without_its_head(tmp_path):
     with pytest.raises(InputError, match=r"has no lm_head\.weight: method said generates text"):
-        LanguageModel(write_tiny_llama(tmp_path / "headless", with_head=False), generates=True)
+        LanguageModel(write_tiny_decoder(tmp_path / "headless", with_head=False), generates=True)
 
 
 def test_frequencies_are_the_shares_of_categories_in_each_history():
