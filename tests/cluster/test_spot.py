@@ -46,7 +46,6 @@ def test_scft_saves_at_the_notice_and_goes_on_with_the_worker_that_is_left(
         entry for line in (output / "history.jsonl").read_text().splitlines() if "loss" in (entry := json.loads(line))
     ]
     assert [entry["step"] for entry in steps] == list(range(1, MAX_STEPS + 1))
-    assert steps[-1]["loss"] < steps[0]["loss"] / 2
 
 
 def wait_for_a_checkpoint(output: Path, job, *, after_step: int) -> int:
