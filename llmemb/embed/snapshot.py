@@ -119,12 +119,7 @@ def latest_id(root: str) -> str | None:
         InputError: LATEST holds something else than a folder's name.
     """
     uri = storage.join(root, LATEST_FILE)
-    if not storage.exists(uri):
-        return None
-    found = storage.read_bytes(uri).decode(errors="replace").strip()
-    if not _FOLDER_NAME.fullmatch(found):
-        raise InputError(f"{uri}: expected the name of a snapshot's folder, got {found[:40]!r}")
-    return found
+    return storage.pointed_at(uri, _FOLDER_NAME, expected="the name of a snapshot's folder")
 
 
 def is_published(uri: str) -> bool:
@@ -156,8 +151,8 @@ def point_latest(root: str, snapshot_id: str, parent: Snapshot | None) -> None:
     uri = storage.join(root, LATEST_FILE)
     if not storage.has_conditional_put(root):
         print(f"embeddings: {root} has no conditional put: of two runs at the same moment, the later moves LATEST")
-    expected = f"{parent.snapshot_id}\n".encode() if parent else None
-    if not storage.swap(uri, f"{snapshot_id}\n".encode(), expected) and latest_id(root) != snapshot_id:
+    moved = storage.point(uri, snapshot_id, previous=parent.snapshot_id if parent else None)
+    if not moved and latest_id(root) != snapshot_id:
         raise InputError(
             f"embeddings: {root}/{snapshot_id} is published, but another run moved {LATEST_FILE} to {latest_id(root)} "
             "meanwhile, and there it stays; run again to go on from that one"

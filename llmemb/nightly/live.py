@@ -23,12 +23,7 @@ def live_id(root: str) -> str | None:
         InputError: LIVE holds something else than a folder's name.
     """
     uri = storage.join(root, LIVE_FILE)
-    if not storage.exists(uri):
-        return None
-    found = storage.read_bytes(uri).decode(errors="replace").strip()
-    if not _ID.fullmatch(found):
-        raise InputError(f"{uri}: expected the name of a folder in recommenders/, 16 hex digits, got {found[:40]!r}")
-    return found
+    return storage.pointed_at(uri, _ID, expected="the name of a folder in recommenders/, 16 hex digits")
 
 
 def publish(root: str, candidate: str, previous: str | None) -> None:
@@ -37,9 +32,8 @@ def publish(root: str, candidate: str, previous: str | None) -> None:
     Raises:
         InputError: somebody else has moved LIVE meanwhile.
     """
-    expected = f"{previous}\n".encode() if previous else None
     uri = storage.join(root, LIVE_FILE)
-    if not storage.swap(uri, f"{candidate}\n".encode(), expected):
+    if not storage.point(uri, candidate, previous=previous):
         raise InputError(f"{uri}: moved to {live_id(root)} while this night compared with {previous}; run again")
 
 

@@ -23,6 +23,7 @@ from llmemb.storage.objects import (
 )
 from llmemb.storage.parquet import entry, parse_table, read_batches, read_table, table_bytes, write_table
 from llmemb.storage.paths import absolute, join, name
+from llmemb.storage.pointer import point, pointed_at
 
 __all__ = [
     "Entry",
@@ -46,6 +47,8 @@ __all__ = [
     "name",
     "open_read",
     "parse_table",
+    "point",
+    "pointed_at",
     "read_batches",
     "read_bytes",
     "read_json",

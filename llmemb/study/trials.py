@@ -108,9 +108,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
             tune.with_resources(train, resources),
             param_space={"output": tune.grid_search(uris)},
             tune_config=tune.TuneConfig(max_concurrent_trials=settings.max_concurrent),
-            run_config=tune.RunConfig(
-                name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(bar, configs)]
-            ),
+            run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(bar)]),
         ).fit()
     storage.remove(storage.join(output, TUNE_FOLDER))
     return {
@@ -120,14 +118,18 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     }
 
 
-def _watcher(bar: progress.Bar, configs: list[RatConfig]) -> Any:
-    from ray.tune import Callback
+def _watcher(bar: progress.Bar) -> Any:
+    from ray.tune.progress_reporter import TrialProgressCallback
 
-    class Watcher(Callback):
-        """Counts the trials that ended."""
+    class Watcher(TrialProgressCallback):
+        """Counts the trials that ended, in place of Tune's own reporter, which prints a line for each."""
 
         def __init__(self) -> None:
+            super().__init__()
             self.failed = 0
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            """Nothing to say between the start of a trial and its end."""
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             bar.update(bar.done + 1, failed=self.failed)
