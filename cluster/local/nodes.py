@@ -24,7 +24,7 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 120.0, 30.0, 0.2
 OBJECT_STORE_BYTES = 256 * 2**20
 GCS_PORT = 6379  # Ray's provider of nodes on one machine knows no other
-# A call to a killed node hangs until it times out: so it is known to be dead after half a minute, not after more than one.
+# A call to a killed node hangs until it times out: it is known to be dead after half a minute, not after more than one.
 HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000"}
 STATE_FILE, TOKEN_FILE = "cluster.json", "token"
 
