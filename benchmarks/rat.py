@@ -120,8 +120,8 @@ def rectools_seconds(python: str, sequences: Sequences, dim: int) -> float:
         "position": np.arange(len(sequences.items)) - starts,
     }
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "interactions.parquet"
-        pl.DataFrame(columns).write_parquet(path)
+        path = Path(folder) / "interactions.csv"
+        pl.DataFrame(columns).write_csv(path)
         script = Path(__file__).parent / "peers" / "rectools_sasrec.py"
         threads = str(torch.get_num_threads())
         command = [python, str(script), str(path), "--hidden-dim", str(dim), "--threads", threads]

@@ -1,6 +1,6 @@
 """Seconds per training epoch of RecTools' SASRec; run by benchmarks/rat.py with the Python of .venv-peers.
 
-    .venv-peers/bin/python benchmarks/peers/rectools_sasrec.py INTERACTIONS.parquet --hidden-dim 128 --threads 2
+    .venv-peers/bin/python benchmarks/peers/rectools_sasrec.py INTERACTIONS.csv --hidden-dim 128 --threads 2
 
 INTERACTIONS has the columns user, item and position. Some batches are trained twice, first to warm up; standard output
 ends with the seconds of an epoch, from the second time.
@@ -39,10 +39,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    table = pd.read_parquet(arguments.interactions).rename(columns={"user": Columns.User, "item": Columns.Item})
+    table = pd.read_csv(arguments.interactions).rename(columns={"user": Columns.User, "item": Columns.Item})
     table[Columns.Datetime] = pd.to_datetime(table.pop("position"), unit="s")
     table[Columns.Weight] = 1.0
-    clock = EpochClock()
     model = SASRecModel(
         n_blocks=2,
         n_heads=2,
@@ -55,7 +54,7 @@ def main() -> None:
             max_epochs=2,
             limit_train_batches=arguments.batches,
             accelerator="cpu",
-            callbacks=[clock],
+            callbacks=[EpochClock()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -63,6 +62,7 @@ def main() -> None:
         ),
     )
     model.fit(Dataset.construct(table))
+    [clock] = [each for each in model.fit_trainer.callbacks if isinstance(each, EpochClock)]  # a copy of the one above
     num_batches = -(-table[Columns.User].nunique() // arguments.batch_size)
     print(clock.seconds[1] * num_batches / arguments.batches)
 
