@@ -24,8 +24,6 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 120.0, 30.0, 0.2
 OBJECT_STORE_BYTES = 256 * 2**20
 GCS_PORT = 6379  # Ray's provider of nodes on one machine knows no other
-# A call to a killed node hangs until it times out: it is known to be dead after half a minute, not after more than one.
-HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000"}
 STATE_FILE, TOKEN_FILE = "cluster.json", "token"
 
 
@@ -208,7 +206,6 @@ class LocalCluster:
         # Jobs are to run in this environment, and Ray's own limit on their niceness is for machines with other work.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        environment |= HEALTH_CHECKS
         if any(option.startswith("--autoscaling-config") for option in options):
             environment["RAY_FAKE_CLUSTER"] = "1"  # as provider fake_multinode demands
         environment.pop("RAY_ADDRESS", None)
