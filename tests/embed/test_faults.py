@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_a_node_is_killed(undisturbed, config, tmp_path):
 def test_the_driver_is_killed_again_and_again(undisturbed, config, tmp_path):
     root = str(tmp_path / "root")
     (tmp_path / "embed.yaml").write_text(config.model_copy(update={"output": root}).to_yaml())
-    for shards in sorted(random.Random(SEED + 2).sample(range(1, NUM_SHARDS), 2)):
+    for shards in sorted(random.Random(SEED + 2).sample(range(1, NUM_SHARDS // 2), 2)):
         job = start_job(tmp_path / "embed.yaml")
         with killed_after(root, shards, lambda job=job: job.send_signal(signal.SIGKILL)):
             job.wait(WAIT_SECONDS)
@@ -154,7 +155,10 @@ def test_the_driver_is_killed_again_and_again(undisturbed, config, tmp_path):
     job = start_job(tmp_path / "embed.yaml")
     output, _ = job.communicate(timeout=WAIT_SECONDS)
     assert job.returncode == 0, output
-    assert f"goes on after {finished} finished shards" in output
+    resumed = re.search(rf"goes on after (\d+) finished shards of {NUM_SHARDS}", output)
+    assert resumed, output
+    # Workers outlive their driver by a moment, in which they may finish what they were at; none is lost.
+    assert finished <= int(resumed[1]) < NUM_SHARDS
     assert "constructor arguments" not in output  # Ray's false alarm about its own actor pools
     assert published(root) == undisturbed
 
