@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -91,11 +91,9 @@ def has_gpus() -> bool:
     return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
 
 
-def cpu_threads(num_workers: int) -> int:
+def cpu_threads(num_workers: int, labels: Mapping[str, str] | None = None) -> int:
     """The CPU threads of one of ``num_workers``: as many as let all of them find room on the nodes, at least one."""
-    import ray
-
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cpus = [int(resources.get("CPU", 0)) for resources in _nodes(labels)]
     threads = range(max(cpus, default=1), 1, -1)
     return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
 
@@ -153,29 +151,55 @@ def _guarded(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any]
     return None
 
 
-def training_workers(num_workers: int, min_workers: int | None = None, *, threads: int) -> Any:
+def training_workers(
+    num_workers: int, min_workers: int | None = None, *, threads: int, labels: Mapping[str, str] | None = None
+) -> Any:
     """Ray Train's scaling config: a GPU for each worker where the cluster has GPUs, else ``threads`` CPUs.
 
     Args:
         min_workers: With as few, training starts or goes on; all of them are needed by default.
+        labels: Those of the nodes to train on.
     """
     import ray.train
 
     on_gpu = has_gpus()
     resources = None if on_gpu else {"CPU": threads}
     number: Any = num_workers if min_workers is None else (min_workers, num_workers)
-    say_if_waiting("training", min_workers or num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu))
-    return ray.train.ScalingConfig(num_workers=number, use_gpu=on_gpu, resources_per_worker=resources)
+    say_if_waiting(
+        "training", min_workers or num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu), labels=labels
+    )
+    scaling_config: Any = ray.train.ScalingConfig  # typed as that of Ray Train's first version
+    return scaling_config(
+        num_workers=number,
+        use_gpu=on_gpu,
+        resources_per_worker=resources,
+        label_selector=dict(labels) if labels else None,
+    )
 
 
-def say_if_waiting(work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
+def say_if_waiting(
+    work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0, labels: Mapping[str, str] | None = None
+) -> None:
     """Prints a line where the nodes have no room for all workers: an autoscaling cluster starts more, another never."""
-    import ray
-
     wanted = {"CPU": cpus, "GPU": gpus}
     needs = {kind: number for kind, number in wanted.items() if number}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in nodes)
+    room = sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in _nodes(labels))
     if room < num_workers:
         each = ", ".join(f"{number} {kind}" for kind, number in needs.items())
-        print(f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each)", flush=True)
+        where = "".join(f", {key}={value}" for key, value in (labels or {}).items())
+        print(
+            f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each{where})",
+            flush=True,
+        )
+
+
+def _nodes(labels: Mapping[str, str] | None) -> list[dict[str, float]]:
+    """The resources of each live node that carries the labels."""
+    import ray
+
+    def is_fit(node: dict[str, Any]) -> bool:
+        carried = node.get("Labels") or {}
+        return all((carried.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in wanted)
+
+    wanted = list((labels or {}).items())
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and is_fit(node)]

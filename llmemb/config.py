@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmemb import storage
 from llmemb.errors import InputError
+
+LabelKey = Annotated[str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(pattern=r"^!?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+NodeLabels = dict[LabelKey, LabelValue]
+"""Labels of the Ray nodes that work may run on; ``!value`` is any other value, or none."""
 
 
 class Config(BaseModel):

@@ -12,9 +12,10 @@ ALARM = b"E core_worker.cc: Actor 'x' has constructor arguments in the object st
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A head that computes nothing, a node of 4 CPUs, one of 6 CPUs and 2 GPUs, and a dead one."""
+    """A head that computes nothing, a node of 4 CPUs, a spot one of 6 CPUs and 2 GPUs, and a dead one."""
     found = [({}, True), ({"CPU": 4.0}, True), ({"CPU": 6.0, "GPU": 2.0}, True), ({"CPU": 64.0}, False)]
-    nodes = [{"Resources": resources, "Alive": alive} for resources, alive in found]
+    nodes = [{"Resources": resources, "Alive": alive, "Labels": {}} for resources, alive in found]
+    nodes[2]["Labels"] = {"market": "spot"}
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 10.0, "GPU": 2.0})
     return nodes
@@ -23,6 +24,10 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("num_workers", "threads"), [(1, 6), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (100, 1)])
 def test_workers_get_the_threads_that_let_all_find_room_on_single_nodes(nodes, num_workers, threads):
     assert cluster.cpu_threads(num_workers) == threads
+
+
+def test_threads_are_those_of_the_nodes_that_work_may_run_on(nodes):
+    assert cluster.cpu_threads(1, {"market": "!spot"}) == 4
 
 
 def test_a_cluster_without_a_node_that_computes_yet_has_one_thread_for_each(nodes):
@@ -37,6 +42,16 @@ def test_a_cluster_without_a_node_that_computes_yet_has_one_thread_for_each(node
         ({"num_workers": 3, "cpus": 4}, "there is room for 2 of 3 workers (4 CPU each)"),
         ({"num_workers": 3, "cpus": 1, "gpus": 1}, "there is room for 2 of 3 workers (1 CPU, 1 GPU each)"),
         ({"num_workers": 1, "gpus": 4}, "there is room for 0 of 1 workers (4 GPU each)"),
+        ({"num_workers": 6, "cpus": 1, "labels": {"market": "spot"}}, ""),
+        ({"num_workers": 4, "cpus": 1, "labels": {"market": "!spot"}}, ""),
+        (
+            {"num_workers": 5, "cpus": 1, "labels": {"market": "!spot"}},
+            "there is room for 4 of 5 workers (1 CPU each, market=!spot)",
+        ),
+        (
+            {"num_workers": 1, "cpus": 1, "labels": {"market": "spot", "zone": "a"}},
+            "there is room for 0 of 1 workers (1 CPU each, market=spot, zone=a)",
+        ),
     ],
 )
 def test_it_is_said_when_workers_have_no_room(nodes, capsys, wanted, said):

@@ -4,7 +4,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, NodeLabels
 from llmemb.encoder.engine import EngineKind, Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
@@ -49,7 +49,9 @@ class ParityConfig(Config):
 class EmbedConfig(JobConfig):
     """Embeds the catalogue of a dataset: every item's prompt through an encoder, into a Parquet snapshot."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_workers", "parity", "price_per_hour"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset(
+        {"num_workers", "max_workers", "node_labels", "parity", "price_per_hour"}
+    )
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
@@ -62,6 +64,8 @@ class EmbedConfig(JobConfig):
     max_workers: int | None = Field(default=None, ge=1)
     """Up to so many more are started while there is work for them, so that an autoscaling cluster grows; as many as
     ``num_workers`` by default."""
+    node_labels: NodeLabels = Field(default_factory=dict)
+    """Those of the Ray nodes that encoders may run on, such as ``llmemb/market: spot``; any by default."""
     prompt: PromptTemplate | None = None
     """The template; SCFT's own, from ``encoder.json``, by default."""
     dtype: VectorDtype = "float16"

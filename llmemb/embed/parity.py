@@ -41,7 +41,8 @@ def check_parity(
     item_ids, prompts, stored = _sample(snapshot, plan, buckets, config.sample_items)
     encoder = plan.encoder
     cpus, gpus = (1, 1) if encoder.on_gpu else (encoder.threads, 0)
-    expected = np.asarray(ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(_unbatched).remote(encoder, prompts)))
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=encoder.node_labels)(_unbatched)
+    expected = np.asarray(ray.get(task.remote(encoder, prompts)))
     cosines = (expected * stored).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(stored, axis=1)
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= config.min_cosine:

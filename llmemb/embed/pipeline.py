@@ -122,17 +122,20 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
     min_workers, max_workers = (
         min(workers, len(todo)) for workers in (config.num_workers, config.max_workers or config.num_workers)
     )
-    say_if_waiting("embed", min_workers, cpus=1 if on_gpu else plan.encoder.threads, gpus=plan.encoder.num_gpus)
+    encoder = plan.encoder
+    cpus = 1 if on_gpu else encoder.threads
+    say_if_waiting("embed", min_workers, cpus=cpus, gpus=encoder.num_gpus, labels=encoder.node_labels)
     # On a CPU cluster the encoders hold every core; the other stages take a few percent of their time and no slot.
     beside = {"num_cpus": 1} if on_gpu else {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=max_workers + 1)}
     rows = data.from_items([{"bucket": bucket} for bucket in todo], override_num_blocks=len(todo))
     rows = rows.map(tokenize_bucket, fn_kwargs={"plan": plan}, **beside)
     rows = rows.map(
         EncodeBucket,
-        fn_constructor_args=(plan.encoder, meter),
+        fn_constructor_args=(encoder, meter),
         compute=data.ActorPoolStrategy(min_size=min_workers, max_size=max_workers),
-        num_cpus=1 if on_gpu else plan.encoder.threads,
-        num_gpus=plan.encoder.num_gpus,
+        num_cpus=cpus,
+        num_gpus=encoder.num_gpus,
+        label_selector=encoder.node_labels or None,
     )
     rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **beside)
     for row in rows.iter_rows():

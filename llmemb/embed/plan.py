@@ -1,6 +1,6 @@
 """What every stage of the embedding job needs to know: plain values that travel to any node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmemb import storage
@@ -40,6 +40,7 @@ class EncoderPlan:
     device: str
     gpus_per_worker: int
     compiled: bool
+    node_labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -102,6 +103,7 @@ def plan_snapshot(
 ) -> SnapshotPlan:
     """The plan of the snapshot that follows ``parent``; ``identity`` names all that determines its vectors."""
     device = "cuda" if has_gpus() else "cpu"
+    max_workers = config.max_workers or config.num_workers
     encoder = EncoderPlan(
         uri=config.encoder,
         fingerprint=identity["encoder"],
@@ -112,10 +114,11 @@ def plan_snapshot(
         dimension=config.dimension,
         dtype=config.dtype,
         tokens_per_batch=config.engine.tokens_per_batch or TOKENS_PER_BATCH[device],
-        threads=config.engine.threads_per_worker or cpu_threads(config.max_workers or config.num_workers),
+        threads=config.engine.threads_per_worker or cpu_threads(max_workers, config.node_labels),
         device=device,
         gpus_per_worker=config.engine.gpus_per_worker,
         compiled=config.engine.compile,
+        node_labels=config.node_labels,
     )
     num_shards = _num_shards(dataset.num_items, parent, config.items_per_shard)
     lineage = {"parent": parent.snapshot_id if parent else None, "num_shards": num_shards}

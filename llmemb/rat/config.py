@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, NodeLabels
 from llmemb.prompts import PromptTemplate
 from llmemb.rat.criterion import CriterionName
 from llmemb.rat.methods import METHODS
@@ -150,7 +150,7 @@ EXPECTED = {
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "node_labels", "engine"})
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "item_vectors", "output"})
 
     dataset: str
@@ -173,6 +173,8 @@ class RatConfig(JobConfig):
     method: MethodName = "llmemb"
     """``none`` is the ID-only recommender; see :mod:`llmemb.rat.methods`."""
     num_workers: int = Field(default=1, ge=1)
+    node_labels: NodeLabels = Field(default_factory=dict)
+    """Those of the Ray nodes to train on, such as ``llmemb/market: on-demand``; any by default."""
     seed: int = Field(default=0, ge=0)
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()

@@ -64,7 +64,8 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     import ray
 
     connect()
-    threads = inputs.config.engine.threads_per_worker or cpu_threads(1)
+    labels = inputs.config.node_labels
+    threads = inputs.config.engine.threads_per_worker or cpu_threads(1, labels)
     on_gpu = has_gpus()
 
     def work(board: Any) -> None:
@@ -75,7 +76,7 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
 
         learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
 
-    task: Any = ray.remote(num_cpus=threads, num_gpus=1 if on_gpu else 0)(work)
+    task: Any = ray.remote(num_cpus=threads, num_gpus=1 if on_gpu else 0, label_selector=labels)(work)
     title = f"rat: {inputs.config.recipe.label}'s item vectors"
     with progress.remote_bar(title, total=1, unit="epochs") as board:
         ray.get(task.remote(board))

@@ -160,7 +160,7 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
     connect()
     # Ray Train's own record of a run that was killed; ours is the checkpoint.
     storage.remove(storage.join(config.output, RAY_FOLDER))
-    threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
+    threads = config.engine.threads_per_worker or cpu_threads(config.num_workers, config.node_labels)
     label = _label(config)
     with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
         train_on_ray(
@@ -168,7 +168,7 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
             {"config": config.model_dump(mode="json"), "sources": sources, "threads": threads, "board": board},
             storage_uri=config.output,
             name=RAY_FOLDER,
-            scaling=training_workers(config.num_workers, threads=threads),
+            scaling=training_workers(config.num_workers, threads=threads, labels=config.node_labels),
             max_failures=config.engine.max_failures,
         )
     storage.remove(storage.join(config.output, RAY_FOLDER))

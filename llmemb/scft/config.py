@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, NodeLabels
 from llmemb.encoder.engine import Precision
 from llmemb.encoder.pooling import PoolingMode
 from llmemb.prompts import PromptTemplate
@@ -103,7 +103,7 @@ class EngineConfig(Config):
 class ScftConfig(JobConfig):
     """Fine-tunes a language model on a dataset's items, into an encoder folder."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "engine", "trackers"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "node_labels", "engine", "trackers"})
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
@@ -112,6 +112,8 @@ class ScftConfig(JobConfig):
     output: str
     max_steps: int = Field(default=100, ge=1)
     num_workers: int = Field(default=1, ge=1)
+    node_labels: NodeLabels = Field(default_factory=dict)
+    """Those of the Ray nodes to train on, such as ``llmemb/market: on-demand``; any by default."""
     seed: int = Field(default=0, ge=0)
     prompt: PromptTemplate
     batch_size: int = Field(default=64, ge=2)

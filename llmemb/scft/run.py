@@ -69,7 +69,7 @@ def _train(config: ScftConfig, precision: Precision) -> Any:
     """Trains, from the last checkpoint where there is one; returns the checkpoint to export."""
     import ray.train
 
-    threads = config.engine.threads_per_worker or cpu_threads(config.num_workers)
+    threads = config.engine.threads_per_worker or cpu_threads(config.num_workers, config.node_labels)
     validated = config.validation.metric if config.validation.metric != "none" else None
     kept = ray.train.CheckpointConfig(num_to_keep=config.engine.checkpoints_kept, checkpoint_score_attribute=validated)
     with progress.remote_bar("scft", total=config.max_steps, unit="steps") as board:
@@ -78,7 +78,9 @@ def _train(config: ScftConfig, precision: Precision) -> Any:
             {"config": config.model_dump(mode="json"), "precision": precision, "threads": threads, "board": board},
             storage_uri=config.output,
             name=CHECKPOINTS_FOLDER,
-            scaling=training_workers(config.num_workers, config.engine.min_workers, threads=threads),
+            scaling=training_workers(
+                config.num_workers, config.engine.min_workers, threads=threads, labels=config.node_labels
+            ),
             max_failures=config.engine.max_failures,
             checkpoints=kept,
         )
