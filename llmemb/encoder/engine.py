@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from llmemb.encoder.folder import EncoderFolder
 
 EngineKind = Literal["torch", "vllm"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32"]
 TokenIds = Sequence[int] | NDArray[np.integer]
 
 

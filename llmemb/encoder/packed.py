@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, scaled_dot_product_attention
 
 ATTENTION = "llmemb_packed"
-# Two bf16 computations of one vector agree to 0.9999 or so; a wrong position or a leak between texts is far below.
+# Two 16-bit computations of one vector agree to 0.9999 or so; a wrong position or a leak between texts is far below.
 MIN_COSINE = 0.999
 
 

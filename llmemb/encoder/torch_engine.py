@@ -20,14 +20,14 @@ from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """Encodes token ids in length-sorted batches bounded by a token budget; in bf16 on GPUs without any padding."""
+    """Encodes token ids in length-sorted batches bounded by a token budget; in 16 bits on GPUs without any padding."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TorchEngine:
         self._tokens_per_batch = tokens_per_batch
         self._device, self._compiled = device, compiled
         self.model = load_model(folder, precision=precision).to(device).eval()
-        self.pads = not (device == "cuda" and precision == "bf16" and self._prepare_packing())
+        self.pads = not (device == "cuda" and precision != "fp32" and self._prepare_packing())
         if compiled:
             self._compile()
 

@@ -11,7 +11,7 @@ from llmemb.encoder.engine import Precision, TokenIds
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
 
-_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _POOLING = {"mean": "MEAN", "lasttoken": "LAST", "cls": "CLS"}
 # A text is encoded in one pass, so that nothing is kept between passes but what vLLM insists on.
 _CPU_CACHE_BYTES = 256 * 2**20

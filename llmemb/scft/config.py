@@ -74,7 +74,8 @@ class EngineConfig(Config):
     offload: Literal["none", "optimizer", "all"] = "none"
     """What waits in the CPU's memory while the GPU does not need it; ``all`` adds the weights and needs stage 3."""
     precision: Precision | None = None
-    """bf16 on GPUs and fp32 on CPUs by default."""
+    """bf16 on GPUs and fp32 on CPUs by default. fp16, for GPUs without bf16, scales the loss and leaves out steps whose
+    gradients overflow."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory for a third more time."""
     tokens_per_chunk: int = Field(default=8192, ge=1)

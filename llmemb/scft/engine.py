@@ -22,6 +22,7 @@ from llmemb.scft.model import PooledEncoder, trainable
 
 # Passes over texts of like length waste little on padding; this many tokens keep a CPU core busy.
 TOKENS_PER_PADDED_PASS = 1024
+MIN_LOSS_SCALE = 1
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def make_engine(
         dist_init_required=False,
         config=_deepspeed_config(settings, optimizer, precision),
     )
-    if torch.cuda.is_available() and precision == "bf16":
+    if torch.cuda.is_available() and precision != "fp32":
         _try_packing(engine)
     return engine
 
@@ -109,8 +110,23 @@ def train_step(
             )
         )
     engine.step()
-    loss.step(learning_rate)
+    loss.step(learning_rate, skipped=was_skipped(engine))
     return float(np.mean(values)), passes
+
+
+def was_skipped(engine: Any) -> bool:
+    """Whether the last step changed nothing, because a gradient overflowed fp16.
+
+    Raises:
+        FloatingPointError: it did with the lowest loss scale.
+    """
+    if not engine.fp16_enabled() or not engine.optimizer.overflow:
+        return False
+    if engine.optimizer.loss_scale <= MIN_LOSS_SCALE:
+        raise FloatingPointError(
+            f"the gradients overflow fp16 even at a loss scale of {MIN_LOSS_SCALE}; expected another engine.precision"
+        )
+    return True
 
 
 @torch.no_grad()
@@ -177,6 +193,7 @@ def _deepspeed_config(settings: EngineConfig, optimizer: OptimizerConfig, precis
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.max_gradient_norm,
         "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16", "min_loss_scale": MIN_LOSS_SCALE},
         # The gradients of many chunks are added up, which bf16 would round away.
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,

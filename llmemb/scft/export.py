@@ -17,7 +17,7 @@ from llmemb.scft.config import ScftConfig
 from llmemb.scft.model import PooledEncoder, make_model, trainable
 from llmemb.scft.state import read_progress, read_trained
 
-MIN_COSINE = {"fp32": 0.9999, "bf16": 0.999}
+MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.999}
 """Of the exported vectors to those that the model in training gave, which rounds as its precision does."""
 ADAPTER_FOLDER = "adapter"
 

@@ -47,9 +47,12 @@ class TemperedLoss(nn.Module):
         return loss(first, second, temperature=self.temperature)
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """One step of the temperature, where it is trained."""
+    def step(self, learning_rate: float, *, skipped: bool = False) -> None:
+        """One step of the temperature, where it is trained; none, and its gradient dropped, where it is skipped."""
         if not self.trainable:
+            return
+        if skipped:
+            self.optimizer.zero_grad()
             return
         if dist.is_initialized() and self.log_temperature.grad is not None:
             # The same on all workers but for the rounding of unlike machines.

@@ -23,6 +23,8 @@ from llmemb.scft.model import trainable
 STATE_FILE = "state.json"
 SAMPLES = "samples"
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+OPTIMIZER = "optimizer"
+SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 MAX_FILE_BYTES = 2**30
 
 
@@ -51,13 +53,15 @@ def save_state(
             flush()
     if writes:
         flush()
-        (folder / STATE_FILE).write_text(json.dumps(progress | {"files": files}, indent=2) + "\n")
+        (folder / STATE_FILE).write_text(
+            json.dumps(progress | {"files": files, OPTIMIZER: _counters(engine)}, indent=2) + "\n"
+        )
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """What :func:`save_state` was given."""
     found: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
-    return {key: value for key, value in found.items() if key != "files"}
+    return {key: value for key, value in found.items() if key not in ("files", OPTIMIZER)}
 
 
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
@@ -69,10 +73,13 @@ def read_trained(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
 
 def load_state(folder: Path, engine: Any, loss: TemperedLoss) -> dict[str, Any]:
     """Puts an engine, new from :func:`llmemb.scft.engine.make_engine`, where a saved one was; returns its progress."""
-    progress = read_progress(folder)
+    counters = json.loads((folder / STATE_FILE).read_text())[OPTIMIZER]
     parameters = trainable(engine.module)
-    if progress["step"]:
-        _make_optimizer_state(engine, progress["step"])
+    if counters["step"]:
+        _make_optimizer_state(engine, counters["step"])
+    for key in SCALER_KEYS:
+        if key in counters:
+            setattr(engine.optimizer.loss_scaler, key, counters[key])
     for name, tensor in _read(folder, lambda name: name != SAMPLES):
         kind, _, parameter = name.partition(":")
         if not parameter:
@@ -81,7 +88,14 @@ def load_state(folder: Path, engine: Any, loss: TemperedLoss) -> dict[str, Any]:
             _set_weight(engine, parameters[parameter], tensor)
         else:
             _set_moment(engine, parameters[parameter], kind, tensor)
-    return progress
+    return read_progress(folder)
+
+
+def _counters(engine: Any) -> dict[str, float]:
+    """The optimizer's steps, of which fp16 leaves some out, and where fp16's loss scale stands."""
+    steps = [state["step"] for state in _base_optimizer(engine).state.values() if "step" in state]
+    scaler = vars(engine.optimizer.loss_scaler) if engine.fp16_enabled() else {}
+    return {"step": int(steps[0]) if steps else 0} | {key: scaler[key] for key in SCALER_KEYS if key in scaler}
 
 
 def _tensors(engine: Any, loss: TemperedLoss) -> Iterator[tuple[str, Tensor]]:

@@ -24,7 +24,7 @@ from llmemb.encoder.torch_engine import load_tokenizer
 from llmemb.errors import InputError
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import OptimizerConfig, ScftConfig
-from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
+from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step, was_skipped
 from llmemb.scft.items import ItemTexts, node_file, write_items
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
@@ -128,7 +128,7 @@ class Training:
         """One optimiser step; returns what is recorded of it.
 
         Raises:
-            FloatingPointError: the loss or its gradient is not finite.
+            FloatingPointError: the loss or its gradient is not finite; in fp16, the gradient at the lowest loss scale.
         """
         config, step, started = self._config, self.progress.step, time.monotonic()
         rate = learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
@@ -141,7 +141,8 @@ class Training:
             tokens_per_chunk=config.engine.tokens_per_chunk,
             dropout_seed=[config.seed, step, self._rank],
         )
-        gradient_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        skipped = was_skipped(self.engine)
+        gradient_norm = 0.0 if skipped else float(self.engine.get_global_grad_norm() or 0.0)
         if not math.isfinite(loss) or not math.isfinite(gradient_norm):
             items = ", ".join(self._items.item_ids(batches[0][1][:5]))
             raise FloatingPointError(
@@ -151,6 +152,8 @@ class Training:
         self.progress.step += 1
         self.progress.finished = self.progress.step == config.max_steps
         figures = {"step": step + 1, "loss": loss, "gradient_norm": gradient_norm, "learning_rate": rate}
+        if self.engine.fp16_enabled():
+            figures |= {"skipped": float(skipped), "loss_scale": self.engine.optimizer.loss_scale}
         if config.loss.learn_temperature:
             figures["temperature"] = float(self.loss.temperature)
         pairs = config.batch_size * config.optimizer.batches_per_step

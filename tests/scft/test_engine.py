@@ -12,9 +12,10 @@ import torch.distributed as dist
 
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
+from llmemb.scft import engine as scft_engine
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import ScftConfig
-from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step
+from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step, was_skipped
 from llmemb.scft.export import export_encoder
 from llmemb.scft.items import ItemTexts, survey, write_items
 from llmemb.scft.loss import TemperedLoss
@@ -38,6 +39,10 @@ def items_file(scft_config, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("items") / "items.arrow"
     write_items(Dataset.open(scft_config.dataset), scft_config.prompt, path)
     return path
+
+
+def unclipped(config: ScftConfig) -> ScftConfig:
+    return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_gradient_norm": 1e6})})
 
 
 def cell_config(config: ScftConfig, stage: int, tuning: str, tokens: int) -> ScftConfig:
@@ -93,9 +98,7 @@ def run_matrix(rank: int, num_workers: int, values: dict, items_path: str, outpu
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_file, num_workers, tmp_path):
-    config = scft_config.model_copy(
-        update={"optimizer": scft_config.optimizer.model_copy(update={"max_gradient_norm": 1e6})}
-    )
+    config = unclipped(scft_config)
     run_workers(run_matrix, num_workers, config.model_dump(mode="json"), str(items_file), str(tmp_path))
     items = reference.open_items(config, items_file)
     found = json.loads((tmp_path / "losses.json").read_text())
@@ -156,18 +159,20 @@ def test_what_saves_memory_and_batches_added_up_train_as_plain_torch(scft_config
             np.testing.assert_allclose(found[cell], expected.losses, rtol=1e-4, err_msg=cell)
 
 
-def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+def go_on_in_16_bits(rank: int, num_workers: int, values: dict, items_path: str, output: str, precision: str) -> None:
+    if precision == "fp16":
+        allow_fp16()
     base = ScftConfig.model_validate(values)
     items = reference.open_items(base, Path(items_path))
     found = {}
     for stage, tuning in itertools.product((1, 2, 3), TUNINGS):
         config = cell_config(base, stage, tuning, 100)
-        engine, loss = build(config, "bf16")
+        engine, loss = build(config, precision)
         folder = Path(output, f"{stage}-{tuning}")
         step(engine, loss, config, items, 0, rank, num_workers)
         save(folder, engine, loss, torch.zeros(1, 1), rank)
         dist.barrier()
-        resumed, resumed_loss = build(config, "bf16")
+        resumed, resumed_loss = build(config, precision)
         load_state(folder, resumed, resumed_loss)
         found[f"{stage}-{tuning}"] = [
             [step(each, its_loss, config, items, number, rank, num_workers) for number in (1, 2)]
@@ -177,14 +182,85 @@ def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, ou
         Path(output, "found.json").write_text(json.dumps(found))
 
 
-def test_in_bf16_a_resumed_training_is_the_uninterrupted_one_to_the_bit(scft_config, items_file, tmp_path):
+def allow_fp16() -> None:
+    """DeepSpeed refuses it on CPUs that have no instructions for it; torch computes it all the same."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_16_bits_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
+    scft_config, items_file, tmp_path, precision
+):
     """Its float32 copies are saved, not what they round to."""
-    run_workers(go_on_in_bf16, 2, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    values = scft_config.model_dump(mode="json")
+    run_workers(go_on_in_16_bits, 2, values, str(items_file), str(tmp_path), precision)
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == 3 * len(TUNINGS)
     for cell, (uninterrupted, resumed) in found.items():
         assert uninterrupted == resumed, cell
         assert uninterrupted[0] != uninterrupted[1]
+
+
+def overflow_and_go_on(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
+    """A step, one that overflows, a checkpoint and three more, which are done again from the checkpoint."""
+    allow_fp16()
+    base = ScftConfig.model_validate(values)
+    items = reference.open_items(base, Path(items_path))
+    found = {}
+    for stage in (1, 2, 3):
+        config = cell_config(base, stage, "lora", 100)
+        engine, loss = build(config, "fp16")
+        engine.optimizer.loss_scaler.cur_scale, engine.optimizer.loss_scaler.cur_hysteresis = 2.0**10, 1
+        folder = Path(output, str(stage))
+        step(engine, loss, config, items, 0, rank, num_workers)
+        skipped = [was_skipped(engine)]
+        save(Path(output, f"before-{stage}"), engine, loss, torch.zeros(1, 1), rank)
+        engine.optimizer.loss_scaler.cur_scale = 2.0**60
+        step(engine, loss, config, items, 1, rank, num_workers)
+        skipped.append(was_skipped(engine))
+        scale = engine.optimizer.loss_scale
+        engine.optimizer.loss_scaler.cur_scale = 2.0**9
+        save(folder, engine, loss, torch.zeros(1, 1), rank)
+        dist.barrier()
+        resumed, resumed_loss = build(config, "fp16")
+        load_state(folder, resumed, resumed_loss)
+        losses = [
+            [step(each, its_loss, config, items, number, rank, num_workers) for number in (2, 3, 4)]
+            for each, its_loss in ((engine, loss), (resumed, resumed_loss))
+        ]
+        scales = [engine.optimizer.loss_scale, resumed.optimizer.loss_scale]
+        found[stage] = {"skipped": skipped, "scale": scale, "scales": scales, "losses": losses}
+        engine.optimizer.loss_scaler.cur_scale = 2.0**60
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(scft_engine, "MIN_LOSS_SCALE", 2.0**60)
+            with pytest.raises(FloatingPointError, match="overflow fp16 even at a loss scale"):
+                step(engine, loss, config, items, 5, rank, num_workers)
+    if rank == 0:
+        Path(output, "found.json").write_text(json.dumps(found))
+
+
+def test_a_step_that_overflows_fp16_changes_nothing_and_is_not_counted(scft_config, items_file, tmp_path):
+    config = unclipped(scft_config)
+    run_workers(overflow_and_go_on, 2, config.model_dump(mode="json"), str(items_file), str(tmp_path))
+    found = json.loads((tmp_path / "found.json").read_text())
+    items = reference.open_items(config, items_file)
+    expected = reference.train(cell_config(config, 0, "lora", 1), items, np.arange(len(items)), num_steps=1)
+    for stage, cell in found.items():
+        assert cell["skipped"] == [False, True], stage
+        first = safetensors.torch.load_file(tmp_path / f"before-{stage}" / "state-00000.safetensors")
+        for name, gradient in expected.gradients[0].items():
+            error = (first[f"exp_avg:{name}"] / FIRST_MOMENT - gradient).norm()
+            assert error <= 0.02 * gradient.norm(), (stage, name)
+        before, _ = read_trained(tmp_path / f"before-{stage}")
+        after, _ = read_trained(tmp_path / stage)
+        assert before
+        assert all(torch.equal(weight, after[name]) for name, weight in before.items()), stage
+        assert cell["scale"] == 2.0**59, stage
+        assert cell["scales"] == [2.0**9] * 2, stage
+        assert cell["losses"][0] == cell["losses"][1], stage
+        assert len(set(cell["losses"][0])) == 3, stage
 
 
 def export_decoders(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
@@ -229,8 +305,6 @@ def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, 
 
 
 def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
-    from llmemb.scft import engine as scft_engine
-
     config = ScftConfig.model_validate(values)
     items = reference.open_items(config, Path(items_path))
     engine, loss = build(config)
