@@ -113,14 +113,18 @@ def rank_targets(
     return ranking
 
 
+def users_per_chunk(num_items: int) -> int:
+    """How many are scored together: their scores take at most 256 MiB, whatever the catalogue's size, or one user's."""
+    return min(CHUNK_USERS, max(1, CHUNK_SCORES // max(1, num_items)))
+
+
 def chunks_of(targets: Targets, *, num_items: int) -> list[NDArray[np.int64]]:
     """Queries that are scored together: histories of like length, so that hardly any padding is read.
 
-    A function of the queries and the catalogue alone: who ranks which chunk changes no score. A chunk's scores take
-    at most 256 MiB, whatever the catalogue's size, or one user's.
+    A function of the queries and the catalogue alone: who ranks which chunk changes no score.
     """
     by_length = np.argsort(targets.histories.lengths, kind="stable")
-    users = min(CHUNK_USERS, max(1, CHUNK_SCORES // num_items))
+    users = users_per_chunk(num_items)
     return [by_length[start : start + users] for start in range(0, len(by_length), users)]
 
 

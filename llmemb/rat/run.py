@@ -7,12 +7,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
 from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
+from llmemb.data.sequences import Targets
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.rat.checkpoint import Epoch
@@ -115,7 +117,7 @@ def fit(
     started = time.monotonic()
     dataset = Dataset.open(config.dataset)
     model = make_model(load_inputs(config, dataset, sources)).to(worker.device)
-    validation = dataset.validation()
+    validation = validation_targets(config, dataset)
     history = []
     if config.recipe.trains:
         history = train(
@@ -140,6 +142,15 @@ def fit(
         metrics["items_without_embedding"] = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         _write(config, dataset, model, metrics, collaborative=sources.collaborative)
+
+
+def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
+    """What is asked of the users that validate; a training part's end, never the test's."""
+    targets = dataset.validation()
+    if len(targets.items) <= config.validation_users:
+        return targets
+    drawn = np.random.default_rng([config.seed, 4]).choice(len(targets.items), config.validation_users, replace=False)
+    return targets.take(np.sort(drawn))
 
 
 def peak_memory_mib(device: torch.device) -> float:

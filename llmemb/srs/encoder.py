@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
+from llmemb.metrics.ranking import users_per_chunk
 from llmemb.srs.content import content_queries
 from llmemb.srs.objective import MASK
 from llmemb.srs.repeats import seen_rows
@@ -101,7 +102,7 @@ class HistoryEncoder(nn.Module):
 
 
 def score(
-    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences, *, chunk_users: int = 512
+    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences
 ) -> Iterator[Float[Tensor, "user item"]]:
     """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1.
 
@@ -109,7 +110,7 @@ def score(
         table: The final embeddings, ``hidden_dim`` columns, and then those of the content, if any.
     """
     weights = {"seen_logit": float(encoder.seen_logit), "content_weight": float(encoder.content_weight)}
-    for parts in score_parts(encoder, table, histories, chunk_users=chunk_users):
+    for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
             yield parts.scores(**weights)
 
@@ -138,9 +139,10 @@ class ScoreParts:
 
 
 def score_parts(
-    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences, *, chunk_users: int = 512
+    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences
 ) -> Iterator[ScoreParts]:
     """The terms of :func:`score`, each without its weight."""
+    chunk_users = users_per_chunk(len(table))
     embeddings, content = table[:, : encoder.hidden_dim], table[:, encoder.hidden_dim :]
     for start in range(0, len(histories), chunk_users):
         with torch.inference_mode():

@@ -18,12 +18,13 @@ from llmemb.data.prepare import run_prepare
 from llmemb.data.sequences import Sequences
 from llmemb.embed import snapshot
 from llmemb.errors import InputError
+from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import load_embeddings, make_model
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import run_rat
+from llmemb.rat.run import run_rat, validation_targets
 from llmemb.srs.encoder import score
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
@@ -95,7 +96,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
     assert ids_only.info["embeddings"] is None
 
 
-def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
+def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
     model = make_model(Inputs(trained, dataset, load_embeddings(trained, dataset)[0]))
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
@@ -106,6 +107,10 @@ def test_cached_scores_equal_those_through_the_adapter(trained, dataset):
     histories = dataset.test().histories
     expected = torch.cat(list(score(model.encoder, through_adapter, histories)))
     torch.testing.assert_close(torch.cat(list(cached.score(histories))), expected)
+    monkeypatch.setattr(ranking, "CHUNK_SCORES", 5 * NUM_ITEMS)
+    chunks = list(cached.score(histories))
+    assert {len(chunk) for chunk in chunks[:-1]} == {5}
+    torch.testing.assert_close(torch.cat(chunks), expected)
 
 
 def test_the_item_embeddings_are_read_with_no_help(trained, dataset):
@@ -151,6 +156,17 @@ def test_a_changed_table_is_noticed(trained, tmp_path):
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="checksum"):
         Recommender.load(str(tmp_path / "copy"))
+
+
+def test_no_more_users_validate_than_asked_for(trained, dataset):
+    everybody = dataset.validation()
+    few = trained.model_copy(update={"validation_users": 5})
+    drawn = validation_targets(few, dataset)
+    assert len(drawn.items) == len(drawn.histories) == 5
+    assert drawn.items.tolist() == everybody.items[np.isin(everybody.users, drawn.users)].tolist()
+    again, others = (validation_targets(few.model_copy(update={"seed": seed}), dataset).users for seed in (few.seed, 1))
+    assert again.tolist() == drawn.users.tolist() != others.tolist()
+    assert len(validation_targets(trained, dataset).items) == len(everybody.items)
 
 
 def config_for(dataset: Dataset, **settings) -> RatConfig:
