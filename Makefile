@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
-.PHONY: env demo beauty test test-vllm browser bench lint format clean
+.PHONY: env demo beauty test test-vllm test-peers browser bench lint format clean
 
 env: .venv/.ready
 
@@ -67,6 +67,19 @@ test-vllm:
 	@$(subst $(BIN),$(VLLM_BIN),$(PIP)) --no-deps --requirement $<
 	@touch $@
 
+# The other libraries that docs/recommender.md puts the item table into; they pin what llmemb does not.
+test-peers:
+	@$(MAKE) --no-print-directory .venv-peers/.ready \
+		|| { echo "test-peers: skipped: they could not be installed here (see above)"; exit 0; } \
+	&& .venv-peers/bin/python -m pytest --noconftest -c /dev/null --rootdir . -p no:cacheprovider -q -W ignore tests/peers
+
+.venv-peers/.ready: tests/requirements-peers.txt
+	@echo "setting up .venv-peers (two minutes at its first use)"
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --no-deps $(TORCH)
+	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --requirement $<
+	@touch $@
+
 # Side by side with peers, and what a night costs; quiet machines give true figures. Minutes to an hour.
 bench: env .venv-peers/.ready
 	PYTHONPATH=. $(BIN)/python benchmarks/embed.py
@@ -75,13 +88,6 @@ bench: env .venv-peers/.ready
 	PYTHONPATH=. $(BIN)/python benchmarks/scft.py
 	$(BIN)/python jobs/prepare.py --config jobs/configs/beauty/prepare.yaml
 	$(BIN)/python benchmarks/rat.py --dataset $${LLMEMB_RUNS:-runs}/beauty/dataset --peers .venv-peers/bin/python
-
-.venv-peers/.ready: benchmarks/peers/requirements.txt
-	@echo "setting up .venv-peers (the benchmarks' peers that want an environment of their own)"
-	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --no-deps $(TORCH)
-	@$(subst $(BIN),.venv-peers/bin,$(PIP)) --requirement $<
-	@touch $@
 
 lint: env
 	$(BIN)/ruff check .
