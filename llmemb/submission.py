@@ -31,6 +31,7 @@ def submit(
     *,
     address: str,
     folder: Path,
+    in_place: bool = False,
     max_retries: int = 3,
     patience_seconds: float = 600,
     show: Callable[[str], None] = print,
@@ -39,6 +40,7 @@ def submit(
 
     Args:
         config: Relative to the folder, which is what travels.
+        in_place: Nothing travels: the folder is at the same place on every node, as in an image.
         address: Of the cluster's dashboard, ``http://host:8265``. The token is what Ray's clients read:
             ``RAY_AUTH_MODE=token`` with ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``.
         max_retries: How often the job is submitted again after the cluster lost it.
@@ -51,9 +53,10 @@ def submit(
     Raises:
         InputError: no such job or config in the folder, no cluster at the address, or another token than the cluster's.
     """
-    entrypoint = shlex.join(_command(job, config, overrides, folder))
+    prefix = f"{folder.resolve()}/" if in_place else ""
+    entrypoint = shlex.join(_command(job, config, overrides, folder, prefix))
     client = _connect(address)
-    runtime_env = {"working_dir": str(folder), "excludes": list(EXCLUDES)}
+    runtime_env = {} if in_place else {"working_dir": str(folder), "excludes": list(EXCLUDES)}
     for attempt in range(max_retries + 1):
         code = _run(_Session(client, patience_seconds, show), entrypoint, runtime_env)
         if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
@@ -63,7 +66,7 @@ def submit(
     return CLUSTER_LOST
 
 
-def _command(job: str, config: str, overrides: Sequence[str], folder: Path) -> list[str]:
+def _command(job: str, config: str, overrides: Sequence[str], folder: Path, prefix: str) -> list[str]:
     script = f"jobs/{job}.py"
     # The name becomes a path in a shell command on the cluster.
     if not _JOB_NAME.fullmatch(job) or not (folder / script).is_file():
@@ -72,7 +75,7 @@ def _command(job: str, config: str, overrides: Sequence[str], folder: Path) -> l
     file = (folder / config).resolve()
     if not file.is_file() or not file.is_relative_to(folder.resolve()):
         raise InputError(f"config: {config}: expected a file inside {folder}, which is what travels to the cluster")
-    return ["python", script, "--config", str(file.relative_to(folder.resolve())), *overrides]
+    return ["python", f"{prefix}{script}", "--config", f"{prefix}{file.relative_to(folder.resolve())}", *overrides]
 
 
 def _connect(address: str) -> Any:

@@ -51,6 +51,13 @@ def run(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *overrides: str, **op
     return submission.submit("embed", CONFIG, overrides, **options), shown
 
 
+def test_in_place_nothing_travels_and_paths_are_the_nodes(monkeypatch):
+    cluster = Cluster(0)
+    run(monkeypatch, cluster, "num_workers=2", in_place=True)
+    command = f"python {REPOSITORY}/jobs/embed.py --config {REPOSITORY}/{CONFIG} num_workers=2"
+    assert cluster.submitted == [{"entrypoint": command, "runtime_env": {}}]
+
+
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_what_the_job_says_is_final(monkeypatch, code):
     cluster = Cluster(code)

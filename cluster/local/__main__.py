@@ -53,7 +53,8 @@ def _up(arguments: argparse.Namespace) -> int:
     settings = " ".join(f"{key}={value}" for key, value in cluster.environment.items())
     print(f"a head and {up_to}{arguments.workers} workers of {arguments.cpus} CPUs each: {cluster.address}")
     print(f"  export {settings}")
-    print(f"  llmemb submit embed --address {cluster.address} --config jobs/configs/demo/embed.yaml")
+    in_place = " --in-place" if arguments.autoscaling else ""  # its nodes share a folder for what is uploaded
+    print(f"  llmemb submit embed{in_place} --address {cluster.address} --config jobs/configs/demo/embed.yaml")
     print(f"down: python -m cluster.local --folder {arguments.folder} down")
     return 0
 

@@ -15,6 +15,7 @@ def submit(
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
     folder: Annotated[Path, typer.Option(help="The checkout that travels: code and configs, no data.")] = Path(),
+    in_place: Annotated[bool, typer.Option(help="Every node has the folder, as in an image.")] = False,
     retries: Annotated[int, typer.Option(min=0, help="How often again, where the cluster loses the job.")] = 3,
 ) -> None:
     """Run a job on a Ray cluster, follow its output, and exit as it does.
@@ -28,6 +29,13 @@ def submit(
         print(text, end="", flush=True)
 
     code = submission.submit(
-        job, config, overrides or [], address=address, folder=folder.resolve(), max_retries=retries, show=show
+        job,
+        config,
+        overrides or [],
+        address=address,
+        folder=folder.resolve(),
+        in_place=in_place,
+        max_retries=retries,
+        show=show,
     )
     sys.exit(code)

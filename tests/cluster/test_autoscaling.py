@@ -1,9 +1,6 @@
 """A cluster that grows for a job and shrinks after it, and the snapshot that comes out."""
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster.local.nodes import GCS_PORT, RAY, LocalCluster
+from cluster.local.nodes import GCS_PORT, LocalCluster
 from llmemb.embed.snapshot import Snapshot
 from llmemb.embed.verification import verify
-from tests.clusters import JOB_SECONDS, REPOSITORY
+from tests.clusters import Client
 from tests.generated import hashed_titles, write_catalogue
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,27 +37,6 @@ def counted_nodes(cluster: LocalCluster) -> Iterator[Counter[int]]:
         watcher.join()
 
 
-def submit_in_place(cluster: LocalCluster, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """The embed job by ``ray job submit``, from the repository itself: nothing is uploaded.
-
-    The nodes that the autoscaler starts on one machine share a folder for what is uploaded, and each unpacks it anew,
-    under the feet of the workers of those before it.
-    """
-    job = [
-        sys.executable,
-        str(REPOSITORY / "jobs" / "embed.py"),
-        "--config",
-        f"{REPOSITORY}/jobs/configs/demo/embed.yaml",
-    ]
-    return subprocess.run(
-        [*RAY, "job", "submit", "--address", cluster.address, "--", *job, *overrides],
-        env=os.environ | cluster.environment | {"LLMEMB_RUNS": "/nowhere"},
-        capture_output=True,
-        text=True,
-        timeout=JOB_SECONDS,
-    )
-
-
 def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_encoder, tmp_path):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", GCS_PORT)) == 0:
@@ -73,7 +49,8 @@ def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_e
     cluster = LocalCluster.start_autoscaling(tmp_path / "cluster", max_workers=2, idle_seconds=20)
     try:
         with counted_nodes(cluster) as seen:
-            result = submit_in_place(cluster, *overrides)
+            # Its nodes share a folder for what is uploaded, and each unpacks it under the feet of those before it.
+            result = Client(cluster).submit("embed", "--in-place", *overrides)
             assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
             cluster.wait_for_nodes(1, seconds=120)
     finally:
