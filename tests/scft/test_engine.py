@@ -159,20 +159,18 @@ def test_what_saves_memory_and_batches_added_up_train_as_plain_torch(scft_config
             np.testing.assert_allclose(found[cell], expected.losses, rtol=1e-4, err_msg=cell)
 
 
-def go_on_in_16_bits(rank: int, num_workers: int, values: dict, items_path: str, output: str, precision: str) -> None:
-    if precision == "fp16":
-        allow_fp16()
+def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
     base = ScftConfig.model_validate(values)
     items = reference.open_items(base, Path(items_path))
     found = {}
     for stage, tuning in itertools.product((1, 2, 3), TUNINGS):
         config = cell_config(base, stage, tuning, 100)
-        engine, loss = build(config, precision)
+        engine, loss = build(config, "bf16")
         folder = Path(output, f"{stage}-{tuning}")
         step(engine, loss, config, items, 0, rank, num_workers)
         save(folder, engine, loss, torch.zeros(1, 1), rank)
         dist.barrier()
-        resumed, resumed_loss = build(config, precision)
+        resumed, resumed_loss = build(config, "bf16")
         load_state(folder, resumed, resumed_loss)
         found[f"{stage}-{tuning}"] = [
             [step(each, its_loss, config, items, number, rank, num_workers) for number in (1, 2)]
@@ -189,18 +187,17 @@ def allow_fp16() -> None:
     get_accelerator().is_fp16_supported = lambda: True
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_in_16_bits_a_resumed_training_is_the_uninterrupted_one_to_the_bit(
-    scft_config, items_file, tmp_path, precision
-):
+def test_in_bf16_a_resumed_training_is_the_uninterrupted_one_to_the_bit(scft_config, items_file, tmp_path):
     """Its float32 copies are saved, not what they round to."""
-    values = scft_config.model_dump(mode="json")
-    run_workers(go_on_in_16_bits, 2, values, str(items_file), str(tmp_path), precision)
+    run_workers(go_on_in_bf16, 2, scft_config.model_dump(mode="json"), str(items_file), str(tmp_path))
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == 3 * len(TUNINGS)
     for cell, (uninterrupted, resumed) in found.items():
         assert uninterrupted == resumed, cell
         assert uninterrupted[0] != uninterrupted[1]
+
+
+FP16_CELLS = {1: "lora", 2: "full", 3: "lora"}
 
 
 def overflow_and_go_on(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
@@ -209,8 +206,8 @@ def overflow_and_go_on(rank: int, num_workers: int, values: dict, items_path: st
     base = ScftConfig.model_validate(values)
     items = reference.open_items(base, Path(items_path))
     found = {}
-    for stage in (1, 2, 3):
-        config = cell_config(base, stage, "lora", 100)
+    for stage, tuning in FP16_CELLS.items():
+        config = cell_config(base, stage, tuning, 100)
         engine, loss = build(config, "fp16")
         engine.optimizer.loss_scaler.cur_scale, engine.optimizer.loss_scaler.cur_hysteresis = 2.0**10, 1
         folder = Path(output, str(stage))
@@ -246,13 +243,14 @@ def test_a_step_that_overflows_fp16_changes_nothing_and_is_not_counted(scft_conf
     run_workers(overflow_and_go_on, 2, config.model_dump(mode="json"), str(items_file), str(tmp_path))
     found = json.loads((tmp_path / "found.json").read_text())
     items = reference.open_items(config, items_file)
-    expected = reference.train(cell_config(config, 0, "lora", 1), items, np.arange(len(items)), num_steps=1)
     for stage, cell in found.items():
+        alone = cell_config(config, 0, FP16_CELLS[int(stage)], 1)
+        expected = reference.train(alone, items, np.arange(len(items)), num_steps=1)
         assert cell["skipped"] == [False, True], stage
         first = safetensors.torch.load_file(tmp_path / f"before-{stage}" / "state-00000.safetensors")
         for name, gradient in expected.gradients[0].items():
             error = (first[f"exp_avg:{name}"] / FIRST_MOMENT - gradient).norm()
-            assert error <= 0.02 * gradient.norm(), (stage, name)
+            assert error <= 0.02 * gradient.norm() + 1e-6, (stage, name)
         before, _ = read_trained(tmp_path / f"before-{stage}")
         after, _ = read_trained(tmp_path / stage)
         assert before
