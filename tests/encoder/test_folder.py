@@ -35,6 +35,14 @@ def test_vectors_are_those_of_sentence_transformers(folder, pooling, normalize):
     np.testing.assert_allclose(vectors(folder), expected, atol=1e-6)
 
 
+def test_16_bits_round_and_do_no_more(folder):
+    exact = vectors(folder)
+    for precision in ("bf16", "fp16"):
+        rounded = vectors(folder, precision=precision)
+        assert (rounded != exact).any()
+        assert ((rounded * exact).sum(axis=1) > 0.999).all()
+
+
 def test_a_folder_saved_by_sentence_transformers_today_reads_the_same(folder, tmp_path):
     from sentence_transformers import SentenceTransformer
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from transformers import T5Config
 
 from llmemb.config import JobConfig
 from llmemb.encoder.folder import EncoderFolder
@@ -18,6 +20,7 @@ from llmemb.errors import InputError
 from llmemb.scft import run, training
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.run import run_scft
+from tests.generated import write_catalogue
 
 TEXTS = ["title is red lamp; brand is acme", "price is 10"]
 
@@ -198,6 +201,27 @@ def test_a_batch_larger_than_the_catalogue_is_refused_before_work(scft_config, t
     with pytest.raises(InputError, match="batch_size: expected at most the 38 items that have a prompt, got 39"):
         run_scft(changed(scft_config, batch_size=39, validation={"metric": "none"}, output=str(tmp_path / "x")))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("titles", "message"),
+    [
+        ({"a": None, "b": ""}, "none of the 2 items has a value for title"),
+        ({"a": "a red lamp", "b": None}, "batch_size: expected at most the 1 items that have a prompt, got 2"),
+    ],
+)
+def test_a_catalogue_with_nothing_to_tell_apart_is_refused_before_work(scft_config, tmp_path, titles, message):
+    dataset = write_catalogue(tmp_path / "dataset", titles)
+    with pytest.raises(InputError, match=message):
+        run_scft(changed(scft_config, dataset=dataset, prompt={"attributes": ["title"]}, batch_size=2))
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_pooled_is_one_line_and_not_tried_again(scft_config, tmp_path, tiny_encoder, ray_local):
+    base = shutil.copytree(tiny_encoder, tmp_path / "base")
+    T5Config(d_model=32, num_layers=1, num_heads=2, d_kv=16, d_ff=32, vocab_size=64).save_pretrained(base)
+    with pytest.raises(InputError, match="base: t5 is an encoder-decoder; expected one of them alone"):
+        run_scft(changed(scft_config, base_model=str(base), output=str(tmp_path / "x")))
 
 
 @pytest.mark.parametrize(
