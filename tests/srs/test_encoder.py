@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llmemb.data.sequences import Sequences
+from llmemb.metrics import ranking
 from llmemb.srs.encoder import HistoryEncoder, newest_items, score
 from llmemb.srs.sasrec import SASRec
 
@@ -27,7 +28,9 @@ def make_encoder(similarity: str = "cosine") -> HistoryEncoder:
 
 
 def all_scores(encoder: HistoryEncoder, table: torch.Tensor, lists: list[list[int]], chunk: int) -> torch.Tensor:
-    return torch.cat(list(score(encoder, table, Sequences.from_lists(lists), chunk_users=chunk)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ranking, "CHUNK_USERS", chunk)
+        return torch.cat(list(score(encoder, table, Sequences.from_lists(lists))))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
