@@ -145,7 +145,7 @@ def fit(
 
 
 def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
-    """What is asked of the users that validate; a training part's end, never the test's."""
+    """The validation targets of at most ``config.validation_users`` users."""
     targets = dataset.validation()
     if len(targets.items) <= config.validation_users:
         return targets

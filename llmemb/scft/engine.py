@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llmemb.encoder import packed
 from llmemb.encoder.engine import Precision
+from llmemb.errors import InputError
 from llmemb.scft.config import EngineConfig, OptimizerConfig
 from llmemb.scft.gradient_cache import contrastive_step, gather_rows, same_number_everywhere
 from llmemb.scft.loss import TemperedLoss
@@ -58,9 +59,16 @@ class WorkerBatch:
 def make_engine(
     encoder: PooledEncoder, settings: EngineConfig, optimizer: OptimizerConfig, precision: Precision
 ) -> Any:
-    """A DeepSpeed engine over the process group that Ray Train has made; it packs where the model can."""
-    import deepspeed
+    """A DeepSpeed engine over the process group that Ray Train has made; it packs where the model can.
 
+    Raises:
+        InputError: fp16 on a device that does not compute it.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise InputError("engine.precision: the workers' device does not compute fp16; expected bf16 or fp32")
     # On CPUs DeepSpeed would compile a shared-memory op (a minute, and g++); gloo does all that is needed here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     parameters = list(trainable(encoder).values())

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
+from llmemb.errors import InputError
 from llmemb.scft import engine as scft_engine
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import ScftConfig
@@ -198,6 +199,14 @@ def test_in_bf16_a_resumed_training_is_the_uninterrupted_one_to_the_bit(scft_con
 
 
 FP16_CELLS = {1: "lora", 2: "full", 3: "lora"}
+
+
+def test_fp16_where_it_is_not_computed_is_one_clear_line(scft_config, monkeypatch):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
+    with pytest.raises(InputError, match=r"engine\.precision: .* does not compute fp16; expected bf16 or fp32"):
+        build(scft_config, "fp16")
 
 
 def overflow_and_go_on(rank: int, num_workers: int, values: dict, items_path: str, output: str) -> None:
