@@ -62,6 +62,8 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self.read_only: set[str] = set()
         """Pieces of keys: in any bucket, what has one of them may be read and not written."""
+        self.lost_answers: list[tuple[str, str]] = []
+        """Methods and pieces of URLs: in any bucket, the answer to the next request that has both is lost."""
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -70,6 +72,14 @@ class Faults:
             kind = self._random.choice(self.KINDS) if self._random.random() < self.share else "none"
             self.counts[kind] += 1
             return kind
+
+    def loses_answer(self, method: str, path: str) -> bool:
+        with self._lock:
+            for lost in self.lost_answers:
+                if lost[0] == method and lost[1] in path:
+                    self.lost_answers.remove(lost)
+                    return True
+        return False
 
     def denies(self, method: str, path: str) -> bool:
         return method in ("PUT", "POST", "DELETE") and any(piece in path for piece in self.read_only)
@@ -100,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         response = upstream.getresponse()
         body, headers = response.read(), dict(response.getheaders())
         upstream.close()
-        if fault == "reset after":
+        if fault == "reset after" or self.faults.loses_answer(self.command, self.path):
             self._reset()
         else:
             self._answer(response.status, headers, body, fault)

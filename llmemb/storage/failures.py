@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from llmemb.errors import InputError
 
+MISSING = {"NoSuchBucket": "bucket", "NoSuchUpload": "upload: its parts were taken away, each time it was written"}
+
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
@@ -13,7 +15,7 @@ def explained(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{uri}: no such {'bucket' if code(error) == 'NoSuchBucket' else 'file'}") from error
+        raise InputError(f"{uri}: no such {MISSING.get(code(error), 'file')}") from error
     except PermissionError as error:
         raise InputError(f"{uri}: not permitted: {_words(error)}{_hint(uri)}") from error
     except (NotADirectoryError, FileExistsError) as error:

@@ -7,16 +7,20 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
 from llmemb.errors import InputError
-from llmemb.storage.failures import explained
+from llmemb.storage.failures import code, explained
 from llmemb.storage.filesystem import filesystem_of, reading
 from llmemb.storage.paths import join
+
+MAX_UPLOADS = 4
+"""Of one object whose parts the store says it does not know."""
 
 
 def open_read(uri: str) -> BinaryIO:
@@ -53,7 +57,7 @@ def write_bytes(uri: str, content: bytes) -> None:
             with _appearing(Path(path)) as temporary:
                 temporary.write_bytes(content)
         else:
-            filesystem.pipe_file(path, content)
+            _uploaded(lambda: filesystem.pipe_file(path, content))
 
 
 def copy(source: str, target: str) -> None:
@@ -73,7 +77,7 @@ def copy(source: str, target: str) -> None:
             with _appearing(Path(target_path)) as temporary:
                 _link_or_copy(source_path, temporary)
         else:
-            filesystem.cp_file(source_path, target_path)
+            _uploaded(lambda: filesystem.cp_file(source_path, target_path))
 
 
 def remove(uri: str) -> None:
@@ -128,7 +132,23 @@ def upload(source: Path, folder: str) -> None:
             return
         for file in sorted(source.rglob("*")):
             if file.is_file():
-                filesystem.put_file(str(file), f"{path}/{file.relative_to(source).as_posix()}")
+                target = f"{path}/{file.relative_to(source).as_posix()}"
+                _uploaded(partial(filesystem.put_file, str(file), target))
+
+
+def _uploaded(upload: Callable[[], object]) -> None:
+    """Writes a whole object, once more where a store does not know the upload whose parts it has put together.
+
+    It says so when it did, its answer was lost and the request came again; or where another took the parts away.
+    """
+    for _ in range(MAX_UPLOADS - 1):
+        try:
+            upload()
+            return
+        except FileNotFoundError as error:
+            if code(error) != "NoSuchUpload":
+                raise
+    upload()
 
 
 @contextlib.contextmanager

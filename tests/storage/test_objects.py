@@ -2,9 +2,13 @@ import os
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from llmemb import storage
 from llmemb.errors import InputError
+from llmemb.storage.filesystem import filesystem_of
+from llmemb.storage.objects import MAX_UPLOADS
+from tests.object_stores import Faults
 
 
 def test_object_reads_back_as_written(root: str) -> None:
@@ -63,6 +67,40 @@ def test_large_objects_go_in_parts(root: str) -> None:
     content = os.urandom(1 << 20) * 120
     storage.write_bytes(storage.join(root, "large"), content)
     assert storage.read_bytes(storage.join(root, "large")) == content
+
+
+PARTS_PUT_TOGETHER = ("POST", "?uploadId=")
+
+
+@pytest.mark.parametrize("root", ["s3://plain", "s3://conditional"], indirect=True)
+@pytest.mark.parametrize("how", ["write", "upload"])
+def test_large_object_stands_when_the_answer_to_its_end_is_lost(
+    root: str, how: str, tmp_path: Path, object_stores: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(1 << 20) * 120
+    monkeypatch.setattr(object_stores, "lost_answers", [PARTS_PUT_TOGETHER])
+    if how == "write":
+        storage.write_bytes(storage.join(root, "large"), content)
+    else:
+        (tmp_path / "large").write_bytes(content)
+        storage.upload(tmp_path, root)
+    assert object_stores.lost_answers == []
+    assert storage.read_bytes(storage.join(root, "large")) == content
+
+
+@pytest.mark.usefixtures("object_stores")
+def test_upload_that_a_store_never_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = []
+
+    def put(*_: object) -> None:
+        uploads.append(1)
+        refusal = ClientError({"Error": {"Code": "NoSuchUpload", "Message": "no"}}, "CompleteMultipartUpload")
+        raise FileNotFoundError("no") from refusal
+
+    monkeypatch.setattr(filesystem_of("s3://plain")[0], "pipe_file", put)
+    with pytest.raises(InputError, match=r"s3://plain/large: no such upload: its parts were taken away"):
+        storage.write_bytes("s3://plain/large", b"")
+    assert len(uploads) == MAX_UPLOADS
 
 
 def test_interrupted_write_leaves_the_old_content_and_no_partial_file(
