@@ -98,16 +98,19 @@ class TrainingConfig(Config):
 
 
 class FusionConfig(Config):
-    """What is added to a score beside the trained logit; the weights are those of the best validation NDCG@10."""
+    """What is added to a score beside the trained logit; the weights are chosen on validation."""
 
     repeats: bool = True
     """Lets items of the history fall: tried are 0, the log of the share of repeats among the training targets, and half
     of it. Where nothing repeats this is what a filter of seen items does; where much does, nothing falls."""
-    content_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+    content_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
     """Tried factors of the cosine of a candidate's whitened LLM embedding and the history's; ``[0]`` is without
     (method llmemb)."""
     content_decay: float = Field(default=0.6, gt=0, le=1)
     """How much less each item of a history adds to its content than the one after it."""
+    tail_price: float = Field(default=0.01, ge=0, lt=1)
+    """The share of the best validation NDCG@10 that may be paid for the tail: of the weights that cost no more, those
+    with the best NDCG@10 on tail items are taken. 0 takes the best overall."""
 
     @field_validator("content_weights")
     @classmethod

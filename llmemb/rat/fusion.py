@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
@@ -16,44 +17,69 @@ from llmemb.srs.encoder import score_parts
 
 @dataclass(frozen=True)
 class Fusion:
-    """A choice of weights, and the validation NDCG@10 that it has."""
+    """A choice of weights, and what it has on validation.
+
+    Attributes:
+        validation_ndcg: NDCG@10 over all users.
+        validation_tail_ndcg: NDCG@10 over those whose target is a tail item; 0 where there are none.
+    """
 
     seen_logit: float
     content_weight: float
     validation_ndcg: float
+    validation_tail_ndcg: float
 
 
 def fuse(
     model: TrainableRecommender,
     validation: Targets,
     *,
+    head: NDArray[np.bool_],
     seen_logits: Sequence[float],
     content_weights: Sequence[float],
+    tail_price: float = 0.0,
     worker: Worker | None = None,
-) -> list[Fusion]:
-    """Tries every pair of weights and leaves the best one in the model's encoder.
+) -> tuple[Fusion, list[Fusion]]:
+    """Tries every pair of weights and leaves the chosen one in the model's encoder.
 
     One pass over the users, whatever the number of pairs; each worker ranks every ``num_workers``-th user.
 
+    Args:
+        head: ``[num_items + 1]``, by item index.
+        tail_price: See :func:`choose`.
+
     Returns:
-        The pairs in the order tried, the first of the best ones being that in the model.
+        The chosen pair, and all in the order tried.
     """
     worker = worker or Worker()
     pairs = list(product(seen_logits, content_weights if model.content.shape[1] else [0.0]))
     by_length = np.argsort(validation.histories.lengths, kind="stable")[worker.rank :: worker.num_workers]
     wanted = validation.items[by_length]
+    tail = ~head[wanted]
     model.eval()
-    totals, done = np.zeros(len(pairs)), 0
+    totals, done = np.zeros((len(pairs), 2)), 0
     with torch.inference_mode():
         for parts in score_parts(model.encoder, model.final_table(), validation.histories.take(by_length)):
-            items = wanted[done : done + len(parts.logits)]
-            done += len(parts.logits)
+            users = slice(done, done + len(parts.logits))
+            done = users.stop
             for number, (seen_logit, content_weight) in enumerate(pairs):
                 scores = parts.scores(seen_logit=seen_logit, content_weight=content_weight)
-                totals[number] += ndcg(ranks_in_chunk(scores, items, model="fusion"), VALIDATION_K).sum()
-    sums = worker.sum(torch.tensor([*totals, done], dtype=torch.float64, device=worker.device)).cpu().numpy()
-    tried = [Fusion(*pair, float(total / max(sums[-1], 1))) for pair, total in zip(pairs, sums[:-1], strict=True)]
-    best = max(tried, key=lambda fusion: fusion.validation_ndcg)
-    model.encoder.seen_logit.fill_(best.seen_logit)
-    model.encoder.content_weight.fill_(best.content_weight)
-    return tried
+                quality = ndcg(ranks_in_chunk(scores, wanted[users], model="fusion"), VALIDATION_K)
+                totals[number] += quality.sum(), quality[tail[users]].sum()
+    sums = worker.sum(torch.tensor([*totals.ravel(), done, tail.sum()], dtype=torch.float64, device=worker.device))
+    means = (sums[:-2].view(-1, 2) / sums[-2:].clamp(min=1)).tolist()
+    tried = [Fusion(*pair, *quality) for pair, quality in zip(pairs, means, strict=True)]
+    chosen = choose(tried, tail_price=tail_price)
+    model.encoder.seen_logit.fill_(chosen.seen_logit)
+    model.encoder.content_weight.fill_(chosen.content_weight)
+    return chosen, tried
+
+
+def choose(tried: Sequence[Fusion], *, tail_price: float) -> Fusion:
+    """The weights that are best on the tail, of those that cost at most ``tail_price`` of the best overall NDCG@10.
+
+    Where several are, the best overall; then the first.
+    """
+    least = (1 - tail_price) * max(fusion.validation_ndcg for fusion in tried)
+    affordable = [fusion for fusion in tried if fusion.validation_ndcg >= least]
+    return max(affordable, key=lambda fusion: (fusion.validation_tail_ndcg, fusion.validation_ndcg))

@@ -17,6 +17,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
+from llmemb.metrics.slices import head_items
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
@@ -130,15 +131,17 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=on_epoch,
         )
-    tried = fuse(
+    fusion, tried = fuse(
         model,
         validation,
+        head=head_items(dataset.train.counts(dataset.num_items)),
         seen_logits=seen_logits(config, dataset),
         content_weights=config.fusion.content_weights,
+        tail_price=config.fusion.tail_price,
         worker=worker,
     )
     if worker.rank == 0:
-        metrics = summarise(history, tried)
+        metrics = summarise(history, fusion, tried)
         metrics["items_without_embedding"] = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         _write(config, dataset, model, metrics, collaborative=sources.collaborative)
@@ -191,7 +194,8 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
 def _tell_result(config: RatConfig) -> None:
     metrics = storage.read_json(storage.join(config.output, "metrics.json"))
     epochs = f" at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}" if metrics["epochs"] else ""
-    quality = f"validation ndcg@10 {metrics['validation']['ndcg@10']:.4f}"
+    validation = metrics["validation"]
+    quality = f"validation ndcg@10 {validation['ndcg@10']:.4f} ({validation['tail_ndcg@10']:.4f} on the tail)"
     print(f"recommender: {config.output}: {_label(config)}, {quality}{epochs}")
 
 
@@ -214,12 +218,12 @@ def _label(config: RatConfig) -> str:
     return f"{method} ({backbone})" if method else backbone
 
 
-def summarise(history: list[Epoch], tried: list[Fusion]) -> dict[str, Any]:
+def summarise(history: list[Epoch], fusion: Fusion, tried: list[Fusion]) -> dict[str, Any]:
     """The training part of ``metrics.json``."""
     best = max(history, key=lambda epoch: epoch.validation_ndcg, default=None)
     return {
-        "validation": {"ndcg@10": max(fusion.validation_ndcg for fusion in tried)},
-        "fusion": [asdict(fusion) for fusion in tried],
+        "validation": {"ndcg@10": fusion.validation_ndcg, "tail_ndcg@10": fusion.validation_tail_ndcg},
+        "fusion": {"chosen": asdict(fusion), "tried": [asdict(pair) for pair in tried]},
         "best_epoch": None if best is None else best.epoch,
         "epochs": [epoch.summary() for epoch in history],
         "step_losses": [loss for epoch in history for loss in epoch.step_losses],

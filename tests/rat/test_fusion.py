@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from llmemb.data.sequences import Sequences, Targets
-from llmemb.rat.fusion import fuse
+from llmemb.rat.fusion import Fusion, choose, fuse
 from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
 
 NUM_ITEMS = 30
+HEAD = np.arange(NUM_ITEMS + 1) <= 10  # padding is no target
 
 
 def make_model(content: torch.Tensor | None) -> TrainableRecommender:
@@ -30,7 +31,7 @@ def test_repeats_fall_where_nobody_repeats_and_stay_where_all_do():
     same = targets([[1, 2], [3, 4], [5, 6]], [2, 4, 6])
     for wanted, expected in ((others, -100.0), (same, 0.0)):
         model = make_model(None)
-        tried = fuse(model, wanted, seen_logits=[0.0, -100.0], content_weights=[0.0, 5.0])
+        _, tried = fuse(model, wanted, head=HEAD, seen_logits=[0.0, -100.0], content_weights=[0.0, 5.0])
         assert model.encoder.seen_logit == expected
         assert [fusion.content_weight for fusion in tried] == [0.0, 0.0]  # no content, no weight to try
 
@@ -40,16 +41,38 @@ def test_content_gets_weight_where_it_tells_the_target():
     content[9], content[19] = content[0], content[1]  # item 10 reads as item 1 does, item 20 as item 2
     wanted = targets([[5, 1], [7, 2]], [10, 20])
     model = make_model(content)
-    tried = fuse(model, wanted, seen_logits=[-100.0], content_weights=[0.0, 50.0])
+    chosen, tried = fuse(model, wanted, head=HEAD, seen_logits=[-100.0], content_weights=[0.0, 50.0])
     assert model.encoder.content_weight == 50.0
-    assert tried[1].validation_ndcg == pytest.approx(1.0)
+    assert chosen == tried[1]
+    assert chosen.validation_ndcg == pytest.approx(1.0)
     assert tried[0].validation_ndcg < 1.0
 
 
 def test_what_is_chosen_is_what_the_model_then_scores():
     model = make_model(torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 6), dim=1))
     wanted = targets([[1, 2, 3], [4, 5], [6], [7, 8]], [9, 4, 11, 12])
-    tried = fuse(model, wanted, seen_logits=[0.0, -3.0], content_weights=[0.0, 1.0, 4.0])
+    weights = {"seen_logits": [0.0, -3.0], "content_weights": [0.0, 1.0, 4.0]}
+    chosen, tried = fuse(model, wanted, head=HEAD, **weights)
     assert len(tried) == 6
-    best = max(fusion.validation_ndcg for fusion in tried)
-    assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(best)
+    assert chosen.validation_ndcg == max(fusion.validation_ndcg for fusion in tried)
+    assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(chosen.validation_ndcg)
+    assert (chosen.seen_logit, chosen.content_weight) == (model.encoder.seen_logit, model.encoder.content_weight)
+    of_tail = wanted.take(np.flatnonzero(~HEAD[wanted.items]))
+    assert len(of_tail.items) == 2
+    assert validation_ndcg(model, of_tail, worker=Worker()) == pytest.approx(chosen.validation_tail_ndcg)
+
+
+@pytest.mark.parametrize(("tail_price", "expected"), [(0.0, 2.0), (0.02, 3.0), (0.1, 4.0)])
+def test_the_tail_gets_what_the_price_allows(tail_price: float, expected: float):
+    tried = [
+        Fusion(0.0, 1.0, 0.0700, 0.090),  # too dear, whatever the tail has of it
+        Fusion(0.0, 2.0, 0.1000, 0.040),
+        Fusion(0.0, 3.0, 0.0985, 0.050),
+        Fusion(0.0, 4.0, 0.0950, 0.060),
+        Fusion(0.0, 5.0, 0.0940, 0.060),
+    ]
+    assert choose(tried, tail_price=tail_price).content_weight == expected
+
+
+def test_without_tail_targets_the_best_overall_is_chosen_at_any_price():
+    assert choose([Fusion(0.0, 1.0, 0.09, 0.0), Fusion(0.0, 2.0, 0.10, 0.0)], tail_price=0.5).content_weight == 2.0
