@@ -1,5 +1,6 @@
 """Item vectors in Parquet: ``item_id: string``, ``embedding: fixed_size_list<float16|float32>[d]``."""
 
+import tempfile
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,13 @@ from llmemb.errors import InputError
 
 EMBEDDING, ITEM_ID, MANIFEST_FILE = "embedding", "item_id", "manifest.json"
 VectorDtype = Literal["float16", "float32"]
+
+
+def zeros_on_disk(shape: tuple[int, int], dtype: VectorDtype) -> NDArray[np.floating]:
+    """An array in a nameless temporary file, gone with its process: what of it is not in use needs no memory."""
+    with tempfile.TemporaryFile(prefix="llmemb-") as file:
+        file.truncate(shape[0] * shape[1] * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
 
 def to_table(

@@ -70,19 +70,27 @@ class Snapshot:
     def embedding_dim(self) -> int:
         return self.manifest["dimension"]
 
+    @property
+    def dtype(self) -> vectors.VectorDtype:
+        return self.manifest["dtype"]
+
     def tables(self) -> list[pa.Table]:
         """One table per part file, in order."""
         return [self.part(entry) for entry in self.manifest["files"]]
 
-    def vectors(self, item_ids: list[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def vectors(
+        self, item_ids: list[str], *, into: NDArray[np.floating] | None = None
+    ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """The vectors of these items, in this order.
 
+        Args:
+            into: Where they are put, ``[len(item_ids), dim]``, all zero; a new float32 array by default.
+
         Returns:
-            float32 ``[len(item_ids), dim]``, zero where an item is not in the snapshot, and bool ``[len(item_ids)]``,
-            False there.
+            That array, zero where an item is not in the snapshot, and bool ``[len(item_ids)]``, False there.
         """
         found = np.zeros(len(item_ids), dtype=bool)
-        result = np.zeros((len(item_ids), self.embedding_dim), dtype=np.float32)
+        result = np.zeros((len(item_ids), self.embedding_dim), dtype=np.float32) if into is None else into
         wanted = pa.array(item_ids, pa.string())
         for entry in self.manifest["files"]:
             table = self.part(entry)

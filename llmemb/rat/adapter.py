@@ -2,16 +2,14 @@
 
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llmemb.rat.scaling import MIN_SCALE, Scaler, in_chunks, rows_to_fit
+
 AdapterKind = Literal["linear", "mlp", "paper"]
 """Those that are trained; ``pca``, which is not, is :func:`principal_components`."""
-Scaling = Literal["standardise", "whiten", "none"]
-MIN_SCALE = 1e-6
-MAX_ROWS_TO_FIT = 2**17
 
 
 class MlpAdapter(nn.Module):
@@ -30,9 +28,9 @@ class MlpAdapter(nn.Module):
 
 
 def make_adapter(
-    kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], hidden_dim: int, *, length: float
+    kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], scaler: Scaler, hidden_dim: int, *, length: float
 ) -> nn.Module:
-    """An untrained adapter for these (scaled) embeddings.
+    """An untrained adapter for the scaled rows of a table.
 
     ``paper``: Linear(d → d/2) → Linear(d/2 → h), no activation. The others start as the projection to the first
     ``hidden_dim`` principal components, so that training starts from the text's own similarities.
@@ -47,19 +45,17 @@ def make_adapter(
     adapter = MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
     linear = adapter.linear if isinstance(adapter, MlpAdapter) else adapter
     assert isinstance(linear, nn.Linear)
-    start_at_principal_components(linear, embeddings, length=length)
+    start_at_principal_components(linear, scaler(rows_to_fit(embeddings)), length=length)
     return adapter
 
 
-def start_at_principal_components(
-    linear: nn.Linear, embeddings: Float[Tensor, "item embedding"], *, length: float
-) -> None:
-    """Sets the layer to project on the first principal components, with outputs of that root mean square length.
+def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row embedding"], *, length: float) -> None:
+    """Sets the layer to project on the rows' first principal components, with outputs of that root mean square length.
 
     Outputs beyond the number of components keep their random initial weights.
     """
-    rows = _rows_to_fit(embeddings)
-    covariance = torch.cov(rows.T, correction=0).reshape(embeddings.shape[1], -1)
+    rows = rows.double()
+    covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1)
     components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
     used = components[: linear.out_features]
     present = (rows @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
@@ -69,40 +65,11 @@ def start_at_principal_components(
 
 
 def principal_components(
-    embeddings: Float[Tensor, "item embedding"], hidden_dim: int, *, length: float
+    embeddings: Float[Tensor, "item embedding"], scaler: Scaler, hidden_dim: int, *, length: float
 ) -> Float[Tensor, "item dim"]:
-    """Their first principal components, as vectors of that root mean square length; zero beyond their number."""
+    """The scaled table's first ones, as vectors of that root mean square length; zero beyond their number."""
     linear = nn.Linear(embeddings.shape[1], hidden_dim)
     nn.init.zeros_(linear.weight)
-    start_at_principal_components(linear, embeddings, length=length)
+    start_at_principal_components(linear, scaler(rows_to_fit(embeddings)), length=length)
     with torch.no_grad():
-        return linear(embeddings)
-
-
-def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Float[Tensor, "item embedding"]:
-    """The frozen table as the adapter sees it.
-
-    ``standardise``: every dimension to mean 0 and deviation 1. ``whiten``: also turned to the principal axes, so that
-    no two dimensions say the same, by a covariance shrunk as Ledoit and Wolf (2004) do.
-    """
-    if scaling == "none":
-        return embeddings
-    variance, mean = torch.var_mean(embeddings, dim=0, correction=0)
-    centred = embeddings - mean
-    if scaling == "whiten":
-        return centred @ _whitening(centred)
-    return centred / variance.sqrt().clamp(min=MIN_SCALE)
-
-
-def _whitening(centred: Float[Tensor, "item embedding"]) -> Float[Tensor, "embedding embedding"]:
-    from sklearn.covariance import ledoit_wolf
-
-    # With few items for many dimensions the smallest variances are chance; shrinking keeps these from being blown up.
-    covariance, _ = ledoit_wolf(_rows_to_fit(centred).numpy(force=True), assume_centered=True)
-    variance, axes = np.linalg.eigh(covariance)
-    return torch.from_numpy(axes / np.sqrt(variance.clip(min=MIN_SCALE**2))).to(centred)
-
-
-def _rows_to_fit(embeddings: Float[Tensor, "item embedding"]) -> Float[Tensor, "row embedding"]:
-    """Enough rows for a covariance, in float64: all, or every n-th of a large catalogue."""
-    return embeddings[:: -(-len(embeddings) // MAX_ROWS_TO_FIT)].double()
+        return torch.cat([linear(scaler(chunk)) for chunk in in_chunks(embeddings)])

@@ -11,12 +11,13 @@ from torch.nn.functional import normalize
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.rat.adapter import scale
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import make_encoder, read_item_embeddings, read_vectors, read_weights
+from llmemb.rat.scaling import ROWS_PER_CHUNK, scale
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.repeats import repeat_share
+from llmemb.vectors import zeros_on_disk
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
     content = None
     if method.has_content and config.fusion.content:
         assert inputs.embeddings is not None
-        content = normalize(scale(inputs.embeddings, "whiten"), dim=1)
+        content = scale(inputs.embeddings, "whiten")
+        normalize(content, dim=1, out=content)
     model = TrainableRecommender(method.item_table(inputs), encoder, content=content)
     method.extend(inputs, model)
     encoder.seen_logit.fill_(seen_logits(config, inputs.dataset)[-1])
@@ -57,12 +59,14 @@ def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
 
 def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs:
     """All that a method's model is made from."""
+    embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
     return Inputs(
         config,
         dataset,
-        None if config.embeddings is None else load_embeddings(config, dataset)[0],
+        embeddings,
         load_collaborative(sources.collaborative),
         None if config.recipe.learn_vectors is None else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
+        num_missing,
     )
 
 
@@ -72,16 +76,18 @@ def load_collaborative(uri: str | None) -> Collaborative | None:
 
 
 def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
-    """The frozen LLM table, float32 ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
+    """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
 
-    These get the mean of the others, which tells nothing of them and is zero once scaled.
+    It is in the snapshot's precision and on a local disk, mapped. Items that the snapshot lacks get the mean of the
+    others, which tells nothing of them and is zero once scaled.
 
     Raises:
         InputError: more items are missing than the configured share, or a value is not finite.
     """
     assert config.embeddings is not None
     snapshot = Snapshot.open(config.embeddings)
-    table, found = snapshot.vectors(dataset.item_ids)
+    on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
+    table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)
     if len(missing) > config.adapter.max_missing_share * len(found):
         raise InputError(
@@ -89,11 +95,17 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
             f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
             "(adapter.max_missing_share)"
         )
-    table[missing] = table[found].mean(axis=0)
-    broken = np.flatnonzero(~np.isfinite(table).all(axis=1))
-    if len(broken):
+    finite = np.ones(len(table), dtype=bool)
+    total = np.zeros(snapshot.embedding_dim)
+    for start in range(0, len(table), ROWS_PER_CHUNK):
+        rows = slice(start, start + ROWS_PER_CHUNK)
+        finite[rows] = np.isfinite(table[rows]).all(axis=1)
+        total += table[rows].sum(axis=0, dtype=np.float64)  # zero where missing
+    if not finite.all():
+        broken = np.flatnonzero(~finite)
         raise InputError(
             f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
             f"{dataset.item_ids[broken[0]]!r}"
         )
+    table[missing] = total / max(1, found.sum())
     return torch.from_numpy(table), len(missing)

@@ -117,7 +117,8 @@ def fit(
     """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact."""
     started = time.monotonic()
     dataset = Dataset.open(config.dataset)
-    model = make_model(load_inputs(config, dataset, sources)).to(worker.device)
+    inputs = load_inputs(config, dataset, sources)
+    model = make_model(inputs).to(worker.device)
     validation = validation_targets(config, dataset)
     history = []
     if config.recipe.trains:
@@ -142,7 +143,7 @@ def fit(
     )
     if worker.rank == 0:
         metrics = summarise(history, fusion, tried)
-        metrics["items_without_embedding"] = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
+        metrics["items_without_embedding"] = inputs.items_without_embedding
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         _write(config, dataset, model, metrics, collaborative=sources.collaborative)
 

@@ -51,16 +51,22 @@ class IdTable(nn.Module):
 
 
 class FrozenTable(nn.Module):
-    """Vectors that are not trained. They are no part of the state: the finished table holds them."""
+    """Vectors that are not trained. They are no part of the state: the finished table holds them.
+
+    Args:
+        vectors: In any precision.
+        scaler: What those that are read go through.
+    """
 
     vectors: Tensor
 
-    def __init__(self, vectors: Float[Tensor, "item dim"]) -> None:
+    def __init__(self, vectors: Float[Tensor, "item vector"], scaler: nn.Module | None = None) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors, persistent=False)
+        self.scaler = nn.Identity() if scaler is None else scaler
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        return self.vectors if rows is None else self.vectors[rows]
+        return self.scaler(self.vectors if rows is None else self.vectors[rows])
 
 
 class AdaptedTable(nn.Module):

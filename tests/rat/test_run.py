@@ -26,6 +26,7 @@ from llmemb.rat.model import load_embeddings, make_model
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.srs.encoder import score
+from llmemb.vectors import VectorDtype
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
 SMALL = {
@@ -53,13 +54,13 @@ def dataset(tmp_path_factory) -> Dataset:
     return prepare(tmp_path_factory.mktemp("data"), length=6)
 
 
-def publish(root: Path, item_ids: list[str], embeddings: np.ndarray) -> str:
-    entry = vectors.write(f"{root}/first/part-00000.parquet", vectors.to_table(item_ids, embeddings, "float32"))
+def publish(root: Path, item_ids: list[str], embeddings: np.ndarray, dtype: VectorDtype = "float32") -> str:
+    entry = vectors.write(f"{root}/first/part-00000.parquet", vectors.to_table(item_ids, embeddings, dtype))
     manifest = {
         "format": 2,
         "snapshot_id": "first",
         "dimension": embeddings.shape[1],
-        "dtype": "float32",
+        "dtype": dtype,
         "files": [entry],
     }
     snapshot.publish(str(root), manifest)
@@ -184,6 +185,31 @@ def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path)
     table, num_missing = load_embeddings(allowed, dataset)
     assert num_missing == 1
     torch.testing.assert_close(table[-1], table[:-1].mean(dim=0))
+
+
+def mapped_file(address: int) -> str:
+    """The file that an address of this process is in; empty for plain memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        bounds, *_, name = [*line.split(maxsplit=5), ""][:6]
+        start, stop = (int(bound, 16) for bound in bounds.split("-"))
+        if start <= address < stop:
+            return name
+    raise AssertionError("no such address")
+
+
+def test_a_float16_snapshot_stays_float16_and_on_disk(dataset, tmp_path):
+    values = np.random.default_rng(0).normal(size=(NUM_ITEMS, 3)).astype(np.float16)
+    root = publish(tmp_path / "half", dataset.item_ids, values, dtype="float16")
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
+    table, num_missing = load_embeddings(config, dataset)
+    assert num_missing == 0
+    assert table.dtype == torch.float16
+    np.testing.assert_array_equal(table.numpy(), values)
+    assert mapped_file(table.data_ptr()).endswith("(deleted)")  # nameless: nothing is left behind
+    model = make_model(Inputs(config, dataset, table))
+    assert model.table.parts[0].embeddings.vectors is table
+    of_floats = make_model(Inputs(config, dataset, torch.from_numpy(values.astype(np.float32))))
+    torch.testing.assert_close(model.final_table(), of_floats.final_table(), rtol=0, atol=0)
 
 
 def test_a_table_with_nan_is_refused_before_training(dataset, tmp_path):

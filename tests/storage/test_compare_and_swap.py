@@ -4,6 +4,7 @@ import pytest
 
 from llmemb import storage
 from llmemb.storage import compare_and_swap
+from tests.object_stores import Faults
 from tests.storage.conftest import ATOMIC
 
 
@@ -20,6 +21,17 @@ def test_swap_writes_only_over_what_is_expected(root: str) -> None:
 def test_stores_with_conditional_put_are_found_out_and_nothing_is_left_behind(root: str) -> None:
     atomic = root.startswith(("/", "s3://conditional", "s3://faulty-conditional"))
     assert storage.has_conditional_put(root) is atomic
+    assert storage.list_tree(root) == []
+
+
+@pytest.mark.parametrize("root", ["s3://conditional"], indirect=True)
+@pytest.mark.parametrize("num_lost", [1, 2, 3])
+def test_lost_answers_do_not_hide_that_a_store_is_atomic(
+    root: str, num_lost: int, object_stores: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_stores, "lost_answers", [("PUT", "/.conditional-")] * num_lost)
+    assert storage.has_conditional_put(root)
+    assert object_stores.lost_answers == []
     assert storage.list_tree(root) == []
 
 

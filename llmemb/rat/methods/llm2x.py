@@ -5,8 +5,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from llmemb.config import Config
-from llmemb.rat.adapter import Scaling, principal_components, scale
+from llmemb.rat.adapter import principal_components
 from llmemb.rat.methods.method import Inputs, Method
+from llmemb.rat.scaling import Scaler, Scaling
 from llmemb.srs.item_table import FrozenTable, IdTable
 
 
@@ -23,7 +24,7 @@ def table_from_vectors(
     vectors: Float[Tensor, "item vector"], hidden_dim: int, *, scaling: Scaling, length: float, trainable: bool
 ) -> nn.Module:
     """An item table of the first principal components of some vectors, trainable from there or frozen."""
-    reduced = principal_components(scale(vectors, scaling), hidden_dim, length=length)
+    reduced = principal_components(vectors, Scaler.fit(vectors, scaling), hidden_dim, length=length)
     return IdTable.starting_at(reduced) if trainable else FrozenTable(reduced)
 
 

@@ -7,9 +7,10 @@ Its ablations are settings: ``adapter.kind=pca`` (no adapter), ``adapter.freeze_
 import torch
 from torch import nn
 
-from llmemb.rat.adapter import make_adapter, principal_components, scale
+from llmemb.rat.adapter import make_adapter, principal_components
 from llmemb.rat.alignment import CollaborativeAlignment
 from llmemb.rat.methods.method import Inputs, Method
+from llmemb.rat.scaling import Scaler, scale
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
 
@@ -18,14 +19,20 @@ def adapted_table(inputs: Inputs) -> nn.Module:
     """The adapted embeddings, and with ``add_ids`` a trainable vector per item, zero at first, added to each."""
     assert inputs.embeddings is not None
     settings, hidden_dim = inputs.config.adapter, inputs.config.model.hidden_dim
-    scaled = scale(inputs.embeddings, settings.scaling)
+    scaler, length = Scaler.fit(inputs.embeddings, settings.scaling), settings.start_length
     table: nn.Module
     if settings.kind == "pca":
-        reduced = principal_components(scaled, hidden_dim, length=settings.start_length)
+        reduced = principal_components(inputs.embeddings, scaler, hidden_dim, length=length)
         table = FrozenTable(reduced) if settings.freeze_embeddings else IdTable.starting_at(reduced)
     else:
-        embeddings = FrozenTable(scaled) if settings.freeze_embeddings else IdTable.starting_at(scaled)
-        table = AdaptedTable(embeddings, make_adapter(settings.kind, scaled, hidden_dim, length=settings.start_length))
+        frozen = settings.freeze_embeddings
+        embeddings = (
+            FrozenTable(inputs.embeddings, scaler)
+            if frozen
+            else IdTable.starting_at(scale(inputs.embeddings, settings.scaling))
+        )
+        adapter = make_adapter(settings.kind, inputs.embeddings, scaler, hidden_dim, length=length)
+        table = AdaptedTable(embeddings, adapter)
     if not settings.add_ids:
         return table
     # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.

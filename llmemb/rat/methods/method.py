@@ -38,8 +38,9 @@ class Inputs:
     """What a recommender is made from; None where the method does not need it.
 
     Attributes:
-        embeddings: ``[item, embedding]``, the snapshot's, unscaled.
+        embeddings: ``[item, embedding]``, the snapshot's, in its precision, unscaled.
         item_vectors: ``[item, vector]``, what the method's own language model stage has learnt.
+        items_without_embedding: How many items the snapshot lacks.
     """
 
     config: "RatConfig"
@@ -47,6 +48,7 @@ class Inputs:
     embeddings: Float[Tensor, "item embedding"] | None = None
     collaborative: Collaborative | None = None
     item_vectors: Float[Tensor, "item vector"] | None = None
+    items_without_embedding: int = 0
 
 
 def no_more(inputs: Inputs, model: TrainableRecommender) -> None:

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from llmemb.rat.adapter import scale
 from llmemb.rat.alignment import CollaborativeAlignment
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import make_model
+from llmemb.rat.scaling import scale
 from tests.rat.methods.conftest import make_inputs
 
 

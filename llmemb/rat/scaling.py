@@ -1,0 +1,93 @@
+"""How the rows of a table of LLM embeddings are shifted and turned before anything is learnt from them.
+
+Such a table may be far larger than all that is made of it. It stays as it is, in the precision of its snapshot, and its
+rows are scaled as they are read.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+Scaling = Literal["standardise", "whiten", "none"]
+MIN_SCALE = 1e-6
+MAX_ROWS_TO_FIT = 2**17
+ROWS_PER_CHUNK = 2**15
+
+
+class Scaler(nn.Module):
+    """Scales any rows of the table that it was fitted to; no part of a model's state.
+
+    Args:
+        mean: Taken from every row.
+        deviation: What each dimension is divided by then.
+        axes: What rows are multiplied by then.
+    """
+
+    mean: Tensor
+    deviation: Tensor | None
+    axes: Tensor | None
+
+    def __init__(
+        self,
+        mean: Float32[Tensor, " embedding"],
+        *,
+        deviation: Float32[Tensor, " embedding"] | None = None,
+        axes: Float32[Tensor, "embedding embedding"] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("deviation", deviation), ("axes", axes)):
+            self.register_buffer(name, values, persistent=False)
+
+    @classmethod
+    def fit(cls, embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Self:
+        """The scaler of a table.
+
+        ``standardise``: every dimension to mean 0 and deviation 1. ``whiten``: also turned to the principal axes, so
+        that no two dimensions say the same, by a covariance shrunk as Ledoit and Wolf (2004) do. ``none``: as it is.
+        """
+        if scaling == "none":
+            return cls(torch.zeros(embeddings.shape[1], device=embeddings.device))
+        total = torch.stack([chunk.double().sum(0) for chunk in in_chunks(embeddings)]).sum(0)
+        mean = total / len(embeddings)
+        if scaling == "whiten":
+            return cls(mean.float(), axes=_whitening(rows_to_fit(embeddings).double() - mean).float())
+        squares = torch.stack([(chunk.double() - mean).square().sum(0) for chunk in in_chunks(embeddings)]).sum(0)
+        return cls(mean.float(), deviation=(squares / len(embeddings)).sqrt().clamp(min=MIN_SCALE).float())
+
+    def forward(self, rows: Float[Tensor, "row embedding"]) -> Float32[Tensor, "row embedding"]:
+        centred = rows.float() - self.mean
+        if self.axes is not None:
+            return centred @ self.axes
+        return centred if self.deviation is None else centred.div_(self.deviation)
+
+
+def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Float32[Tensor, "item embedding"]:
+    """The whole table, scaled."""
+    scaler = Scaler.fit(embeddings, scaling)
+    scaled = torch.empty(embeddings.shape, dtype=torch.float32, device=embeddings.device)
+    for source, target in zip(in_chunks(embeddings), in_chunks(scaled), strict=True):
+        target.copy_(scaler(source))
+    return scaled
+
+
+def in_chunks(table: Float[Tensor, "item embedding"]) -> Iterator[Float[Tensor, "row embedding"]]:
+    """The rows of a table, some at a time."""
+    return iter(table.split(ROWS_PER_CHUNK))
+
+
+def rows_to_fit(table: Float[Tensor, "item embedding"]) -> Float[Tensor, "row embedding"]:
+    """Enough rows for a covariance: all, or every n-th of a large catalogue."""
+    return table[:: -(-len(table) // MAX_ROWS_TO_FIT)]
+
+
+def _whitening(centred: Float[Tensor, "row embedding"]) -> Float[Tensor, "embedding embedding"]:
+    from sklearn.covariance import ledoit_wolf
+
+    # With few items for many dimensions the smallest variances are chance; shrinking keeps these from being blown up.
+    covariance, _ = ledoit_wolf(centred.numpy(force=True), assume_centered=True)
+    variance, axes = np.linalg.eigh(covariance)
+    return torch.from_numpy(axes / np.sqrt(variance.clip(min=MIN_SCALE**2))).to(centred)
