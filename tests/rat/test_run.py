@@ -35,13 +35,15 @@ SMALL = {
 }
 
 
-def prepare(folder: Path, *, length: int, long_ones: int = 0) -> Dataset:
-    """24 users who walk round the catalogue for some steps, and some of them twice as far."""
+def prepare(folder: Path, *, length: int, long_ones: int = 0, num_users: int = 24) -> Dataset:
+    """Users who walk round the catalogue for some steps, and some of them twice as far."""
     ids = [f"item-{number:02}" for number in range(NUM_ITEMS)]
     pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
-    steps = [length * (2 if user < long_ones else 1) for user in range(24)]
+    steps = [length * (2 if user < long_ones else 1) for user in range(num_users)]
     walks = [
-        (f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step) for user in range(24) for step in range(steps[user])
+        (f"user-{user:02}", ids[(user + step) % NUM_ITEMS], step)
+        for user in range(num_users)
+        for step in range(steps[user])
     ]
     pl.DataFrame(walks, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(folder / "log.parquet")
     settings = {"items": str(folder / "items.parquet"), "interactions": str(folder / "log.parquet")}
@@ -238,6 +240,18 @@ def test_sequences_too_short_to_train_on_are_refused(tmp_path):
     short = prepare(tmp_path, length=3)
     with pytest.raises(InputError, match="no user has two interactions to train on"):
         run_rat(config_for(short, method="none", output=str(tmp_path / "out")))
+
+
+def test_one_user_is_enough(tmp_path):
+    dataset = prepare(tmp_path, length=6, num_users=1)
+    values = np.random.default_rng(0).normal(size=(NUM_ITEMS, 3))
+    root = publish(tmp_path / "embeddings", dataset.item_ids, values)
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
+    run_rat(config, here=True)
+    [[(_, best), *others]] = Recommender.load(config.output).recommend([dataset.item_ids[:2]], k=NUM_ITEMS)
+    assert len(others) == NUM_ITEMS - 3
+    assert np.isfinite(best)
+    assert storage.read_json(f"{config.output}/metrics.json")["validation"].keys() == {"ndcg@10", "tail_ndcg@10"}
 
 
 def test_recommendations_are_the_best_scores_by_item_id(trained, dataset):
