@@ -19,7 +19,7 @@ from llmemb.evaluation.candidates import draw_candidates
 from llmemb.metrics.ranking import FULL, chunks_of, rank_targets
 from llmemb.rat.config import ModelConfig
 from llmemb.rat.recommender import make_encoder
-from llmemb.srs.encoder import score
+from llmemb.srs.encoder import FinalTable, score
 
 DEPTH, NUM_NEGATIVES, MEAN_HISTORY = 20, 100, 8
 
@@ -47,7 +47,7 @@ class Untrained:
         self.encoder = make_encoder("sasrec", ModelConfig(hidden_dim=items.shape[1]), content_decay=1.0).eval()
 
     def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
-        yield from score(self.encoder, self.items, histories)
+        yield from score(self.encoder, FinalTable(self.items), histories)
 
 
 def main() -> None:

@@ -88,7 +88,8 @@ def report(seconds: dict[str, list[float]], rectools: float | None, positions: i
 def make_model(num_items: int, dim: int) -> TrainableRecommender:
     torch.manual_seed(0)
     settings = ModelConfig(hidden_dim=dim, max_seq_len=MAX_SEQ_LEN)
-    return TrainableRecommender(IdTable(num_items, dim), make_encoder("sasrec", settings, content_decay=1.0))
+    encoder = make_encoder("sasrec", settings, content_decay=1.0)
+    return TrainableRecommender(IdTable(num_items, dim), encoder, num_items=num_items)
 
 
 def ours(loop: TrainingLoop, batches: list[Batch]) -> int:

@@ -52,7 +52,7 @@ def fuse(
         The chosen pair, and all in the order tried.
     """
     worker = worker or Worker()
-    pairs = list(product(seen_logits, content_weights if model.content.shape[1] else [0.0]))
+    pairs = list(product(seen_logits, [0.0] if model.content is None else content_weights))
     by_length = np.argsort(validation.histories.lengths, kind="stable")[worker.rank :: worker.num_workers]
     wanted = validation.items[by_length]
     tail = ~head[wanted]

@@ -43,7 +43,9 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
         assert inputs.embeddings is not None
         content = scale(inputs.embeddings, "whiten")
         normalize(content, dim=1, out=content)
-    model = TrainableRecommender(method.item_table(inputs), encoder, content=content)
+    model = TrainableRecommender(
+        method.item_table(inputs), encoder, num_items=inputs.dataset.num_items, content=content
+    )
     method.extend(inputs, model)
     encoder.seen_logit.fill_(seen_logits(config, inputs.dataset)[-1])
     return model

@@ -20,7 +20,7 @@ from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
-from llmemb.srs.encoder import HistoryEncoder, score
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, score
 from llmemb.srs.tail_users import TailUsers
 from llmemb.vectors import MANIFEST_FILE
 
@@ -34,9 +34,7 @@ ENCODER_PREFIX = "encoder."
 class Recommender:
     """A finished recommender: scores come from the cached item embeddings, no LLM and no adapter runs."""
 
-    def __init__(
-        self, info: dict[str, Any], encoder: HistoryEncoder, item_ids: list[str], table: Float[Tensor, "item final"]
-    ) -> None:
+    def __init__(self, info: dict[str, Any], encoder: HistoryEncoder, item_ids: list[str], table: FinalTable) -> None:
         self.info, self.item_ids = info, item_ids
         self._encoder = encoder.eval()
         self._table = table
@@ -58,11 +56,11 @@ class Recommender:
         if info.get("tail_users") is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
         encoder.load_state_dict(of_encoder)
-        item_ids, table = read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
-        content = storage.join(uri, ITEM_CONTENT_FOLDER)
-        if storage.exists(storage.join(content, MANIFEST_FILE)):
-            table = np.concatenate([table, read_vectors(content)[1]], axis=1)
-        return cls(info, encoder.to(device), item_ids, torch.from_numpy(table).to(device))
+        item_ids, embeddings = read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
+        content, folder = None, storage.join(uri, ITEM_CONTENT_FOLDER)
+        if storage.exists(storage.join(folder, MANIFEST_FILE)):
+            content = torch.from_numpy(read_vectors(folder)[1]).to(device)
+        return cls(info, encoder.to(device), item_ids, FinalTable(torch.from_numpy(embeddings).to(device), content))
 
     @property
     def label(self) -> str:
@@ -71,12 +69,12 @@ class Recommender:
     @property
     def item_embeddings(self) -> Float[Tensor, "item dim"]:
         """``hidden_dim`` wide, row j for item index j + 1; they can initialise any recommender's embedding layer."""
-        return self._table[:, : self._encoder.hidden_dim]
+        return self._table.embeddings
 
     @property
-    def content(self) -> Float[Tensor, "item content"]:
-        """What the scores' content term compares; no columns without it."""
-        return self._table[:, self._encoder.hidden_dim :]
+    def content(self) -> Float[Tensor, "item content"] | None:
+        """What the scores' content term compares; None without it."""
+        return self._table.content
 
     def score(self, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
         """Scores of all items, some users at a time, in their order; column j is item index j + 1."""
@@ -145,8 +143,7 @@ def write_recommender(
     model: nn.Module,
     *,
     item_ids: list[str],
-    item_embeddings: Float[Tensor, "item dim"],
-    item_content: Float[Tensor, "item content"],
+    table: FinalTable,
     info: dict[str, Any],
     metrics: dict[str, Any],
 ) -> None:
@@ -154,16 +151,14 @@ def write_recommender(
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
-        item_content: Vectors for the content term; without columns, none are stored.
         info: The content of ``recommender.json``.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), safetensors.torch.save(weights))
-    tables = {ITEM_EMBEDDINGS_FOLDER: item_embeddings, ITEM_CONTENT_FOLDER: item_content}
-    for folder, table in tables.items():
-        if table.shape[1]:
-            source = {key: info[key] for key in ("dataset", "embeddings")}
-            write_vectors(storage.join(uri, folder), item_ids, table.detach().float().cpu().numpy(), source)
+    source = {key: info[key] for key in ("dataset", "embeddings")}
+    for folder, rows in ((ITEM_EMBEDDINGS_FOLDER, table.embeddings), (ITEM_CONTENT_FOLDER, table.content)):
+        if rows is not None:
+            write_vectors(storage.join(uri, folder), item_ids, rows.detach().float().cpu().numpy(), source)
     storage.write_json(storage.join(uri, METRICS_FILE), metrics)
     storage.write_json(storage.join(uri, RECOMMENDER_FILE), info)
 

@@ -254,13 +254,12 @@ def _write(
         "llmemb": __version__,
     }
     with torch.inference_mode():
-        item_embeddings = model.eval().item_embeddings()
+        table = model.eval().final_table()
     write_recommender(
         config.output,
         model,
         item_ids=dataset.item_ids,
-        item_embeddings=item_embeddings,
-        item_content=model.content,
+        table=table,
         info=info,
         metrics=metrics,
     )

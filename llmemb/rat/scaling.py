@@ -59,7 +59,7 @@ class Scaler(nn.Module):
         return cls(mean.float(), deviation=(squares / len(embeddings)).sqrt().clamp(min=MIN_SCALE).float())
 
     def forward(self, rows: Float[Tensor, "row embedding"]) -> Float32[Tensor, "row embedding"]:
-        centred = rows.float() - self.mean
+        centred = rows - self.mean  # in the mean's precision, float32
         if self.axes is not None:
             return centred @ self.axes
         return centred if self.deviation is None else centred.div_(self.deviation)

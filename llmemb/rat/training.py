@@ -18,7 +18,8 @@ from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
-from llmemb.srs.encoder import HistoryEncoder, score
+from llmemb.rat.scaling import ROWS_PER_CHUNK
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, score
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 
@@ -101,21 +102,27 @@ class TrainableRecommender(nn.Module):
         auxiliary: What the method adds to the training, if anything.
     """
 
-    content: Tensor
+    content: Tensor | None
     auxiliary: Auxiliary | None
 
     def __init__(
-        self, table: nn.Module, encoder: HistoryEncoder, *, content: Float[Tensor, "item content"] | None = None
+        self,
+        table: nn.Module,
+        encoder: HistoryEncoder,
+        *,
+        num_items: int,
+        content: Float[Tensor, "item content"] | None = None,
     ) -> None:
         super().__init__()
-        self.table, self.encoder = table, encoder
-        self.num_items = len(table())
-        content = torch.zeros(self.num_items, 0) if content is None else content
+        self.table, self.encoder, self.num_items = table, encoder, num_items
         self.register_buffer("content", content, persistent=False)
         self.auxiliary = None
 
     def item_embeddings(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        """What is trained of the final table; all rows of it by default."""
+        """What is trained of the final table; all rows by default, some at a time where no gradient is wanted."""
+        if rows is None and not torch.is_grad_enabled():
+            every = torch.arange(self.num_items, device=self.encoder.seen_logit.device)
+            return torch.cat([self.encoder.embeddings(self.table(part)) for part in every.split(ROWS_PER_CHUNK)])
         return self.encoder.embeddings(self.table(rows))
 
     def parameter_groups(self, *, adapter_rate: float) -> list[dict[str, Any]]:
@@ -129,9 +136,9 @@ class TrainableRecommender(nn.Module):
             groups.append({"params": in_order, "rate": adapter_rate})
         return groups
 
-    def final_table(self) -> Float[Tensor, "item final"]:
-        """All that is cached: the item embeddings, and then the content."""
-        return torch.cat([self.item_embeddings(), self.content], dim=1)
+    def final_table(self) -> FinalTable:
+        """All that is cached."""
+        return FinalTable(self.item_embeddings(), self.content)
 
 
 def train(

@@ -101,14 +101,21 @@ class HistoryEncoder(nn.Module):
         return F.pad(newest, (0, 1), value=MASK)
 
 
-def score(
-    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences
-) -> Iterator[Float[Tensor, "user item"]]:
-    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1.
+@dataclass(frozen=True)
+class FinalTable:
+    """All of the items that scores are made of, row j for item index j + 1: no LLM and no adapter runs any more.
 
-    Args:
-        table: The final embeddings, ``hidden_dim`` columns, and then those of the content, if any.
+    Attributes:
+        embeddings: ``[item, dim]``, what is cached and looked up.
+        content: ``[item, content]``, unit rows; None without the content term.
     """
+
+    embeddings: Float[Tensor, "item dim"]
+    content: Float[Tensor, "item content"] | None = None
+
+
+def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
+    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1."""
     weights = {"seen_logit": float(encoder.seen_logit), "content_weight": float(encoder.content_weight)}
     for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
@@ -138,18 +145,16 @@ class ScoreParts:
         return scores
 
 
-def score_parts(
-    encoder: HistoryEncoder, table: Float[Tensor, "item dim"], histories: Sequences
-) -> Iterator[ScoreParts]:
+def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[ScoreParts]:
     """The terms of :func:`score`, each without its weight."""
-    chunk_users = users_per_chunk(len(table))
-    embeddings, content = table[:, : encoder.hidden_dim], table[:, encoder.hidden_dim :]
+    embeddings, content = table.embeddings, table.content
+    chunk_users = users_per_chunk(len(embeddings))
     for start in range(0, len(histories), chunk_users):
         with torch.inference_mode():
-            item_index = encoder.questions(histories, start, start + chunk_users).to(table.device)
+            item_index = encoder.questions(histories, start, start + chunk_users).to(embeddings.device)
             logits = encoder(item_index, embeddings)[:, -1] @ embeddings.T
             cosines = None
-            if content.shape[1]:
+            if content is not None:
                 cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
             yield ScoreParts(logits, cosines, seen_rows(item_index))
 

@@ -34,7 +34,7 @@ def make_model(backbone: str) -> TrainableRecommender:
     torch.manual_seed(0)
     module = make_backbone(backbone, hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.3)
     encoder = HistoryEncoder(module, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
-    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
+    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder, num_items=NUM_ITEMS)
 
 
 def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None = None):

@@ -19,7 +19,7 @@ def make_model(content: torch.Tensor | None) -> TrainableRecommender:
     encoder = HistoryEncoder(
         backbone, hidden_dim=4, max_seq_len=3, similarity="cosine", temperature=0.1, content_decay=0.5
     )
-    return TrainableRecommender(IdTable(NUM_ITEMS, 4), encoder, content=content)
+    return TrainableRecommender(IdTable(NUM_ITEMS, 4), encoder, num_items=NUM_ITEMS, content=content)
 
 
 def targets(histories: list[list[int]], items: list[int]) -> Targets:

@@ -41,7 +41,7 @@ def make_model(name: str = "sasrec") -> TrainableRecommender:
     torch.manual_seed(0)
     backbone = make_backbone(name, hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.0)
     encoder = HistoryEncoder(backbone, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
-    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder)
+    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder, num_items=NUM_ITEMS)
 
 
 class Constant(Auxiliary):
@@ -113,7 +113,7 @@ def test_adapters_learn_at_a_rate_of_their_own():
     encoder = make_model().encoder
     adapter = torch.nn.Linear(5, DIM)
     table = SummedTable([AdaptedTable(FrozenTable(torch.randn(NUM_ITEMS, 5)), adapter), IdTable(NUM_ITEMS, DIM)])
-    model, split = TrainableRecommender(table, encoder), LeaveOneOut()
+    model, split = TrainableRecommender(table, encoder, num_items=NUM_ITEMS), LeaveOneOut()
     before = copy.deepcopy(model.state_dict())
     schedule = replace(SCHEDULE, adapter_rate=0.0, max_epochs=2)
     train(model, split.train(CIRCLE), split.targets(CIRCLE, "validation"), schedule, seed=1)

@@ -6,7 +6,7 @@ import torch
 
 from llmemb.data.sequences import Sequences
 from llmemb.metrics import ranking
-from llmemb.srs.encoder import HistoryEncoder, newest_items, score
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, newest_items, score
 from llmemb.srs.sasrec import SASRec
 
 DIM, NUM_ITEMS = 4, 6
@@ -30,7 +30,7 @@ def make_encoder(similarity: str = "cosine") -> HistoryEncoder:
 def all_scores(encoder: HistoryEncoder, table: torch.Tensor, lists: list[list[int]], chunk: int) -> torch.Tensor:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ranking, "CHUNK_USERS", chunk)
-        return torch.cat(list(score(encoder, table, Sequences.from_lists(lists))))
+        return torch.cat(list(score(encoder, FinalTable(table), Sequences.from_lists(lists))))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
