@@ -1,5 +1,6 @@
 """An output folder belongs to one job, one config and one set of inputs."""
 
+import json
 from typing import Any
 
 from llmemb import storage
@@ -27,8 +28,10 @@ def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], f
     record = storage.join(output, RECORD)
     if not storage.exists(record):
         storage.check_writable(output)
+        content = json.dumps(_identity(config, job, inputs), indent=2, ensure_ascii=False).encode()
+        if not storage.swap(record, content, None):  # another was faster: the same run, or one that is named
+            return not is_finished(config, output, job=job, inputs=inputs, finished_by=finished_by)
         storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
-        storage.write_json(record, _identity(config, job, inputs))
     return True
 
 

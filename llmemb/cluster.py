@@ -28,7 +28,10 @@ def connect() -> None:
     # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=level, log_to_driver=verbose)
+        try:
+            ray.init(logging_level=level, log_to_driver=verbose)
+        except ConnectionError as error:
+            raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {os.environ['RAY_ADDRESS']}") from error
     else:
         ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
 

@@ -1,6 +1,6 @@
 """Job configuration: YAML and ``key=value`` overrides, validated before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
 
@@ -56,6 +56,8 @@ class JobConfig(Config):
 
     @classmethod
     def parse(cls, values: dict[Any, Any]) -> Self:
+        for value in _texts(values):
+            storage.check_no_password(value)
         try:
             return cls.model_validate({key: cls._resolve(key, value) for key, value in values.items()})
         except ValidationError as error:
@@ -75,6 +77,18 @@ class JobConfig(Config):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All strings in it, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _describe(error: Any) -> str:

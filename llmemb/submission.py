@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from llmemb.job import CLUSTER_LOST
 
 EXCLUDES = (".venv*", ".git", "runs", "build", "__pycache__", "*.parquet", "*.safetensors", "*.npy", "*.csv.gz")
 """Of the working directory: what a job needs is code and configs."""
-POLL_SECONDS = 2.0
+POLL_SECONDS, SILENCE_SECONDS = 2.0, 60.0
+SERVER_FAULT = 500
+"""HTTP: from here on it is not the question that is wrong."""
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -57,8 +60,9 @@ def submit(
     entrypoint = shlex.join(_command(job, config, overrides, folder, prefix))
     client = _connect(address)
     runtime_env = {} if in_place else {"working_dir": str(folder), "excludes": list(EXCLUDES)}
+    session = _Session(client, patience_seconds, show)
     for attempt in range(max_retries + 1):
-        code = _run(_Session(client, patience_seconds, show), entrypoint, runtime_env)
+        code = _run(session, f"{job}-{uuid.uuid4().hex[:12]}", entrypoint, runtime_env)
         if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
             return code
         if attempt < max_retries:
@@ -97,10 +101,14 @@ def _connect(address: str) -> Any:
         raise InputError(f"address: no Ray cluster answers at {address}: expected http://host:8265") from error
 
 
-def _run(session: "_Session", entrypoint: str, runtime_env: dict[str, Any]) -> int | None:
-    """One submission's exit code; None where the driver has none, for it was lost."""
+def _run(session: "_Session", job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> int | None:
+    """One submission's exit code; None where the driver has none, for it was lost.
+
+    Raises:
+        InputError: the cluster refuses the submission.
+    """
     try:
-        job_id = session.ask(lambda client: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        session.hand_in(job_id, entrypoint, runtime_env)
         session.show(f"submit: {job_id}: {entrypoint}\n")
         session.follow(job_id)
         info = session.ask(lambda client: client.get_job_info(job_id))
@@ -117,6 +125,10 @@ def _run(session: "_Session", entrypoint: str, runtime_env: dict[str, Any]) -> i
     return info.driver_exit_code
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
 def _is_killed(code: int) -> bool:
     """Whether a signal ended the driver: a node's memory monitor, or the node's own end."""
     return code < 0 or code > 128
@@ -124,6 +136,12 @@ def _is_killed(code: int) -> bool:
 
 class _LostError(Exception):
     """The cluster does not answer any more, or does not know the job."""
+
+
+def _status(error: RuntimeError) -> int | None:
+    """The HTTP status behind what Ray's client raises; None where there is none."""
+    found = re.match(r"Request failed with status code (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 class _Session:
@@ -134,17 +152,49 @@ class _Session:
         self.show = show
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
-        """The answer to a question; asked again while nobody answers."""
+        """The answer to a question; asked again while nobody answers, or a head that starts or a proxy says 5xx."""
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 return question(self._client)
-            except OSError as error:  # what requests raises too
+            except (OSError, RuntimeError) as error:  # the former is what requests raises too
+                if isinstance(error, RuntimeError) and (_status(error) or 0) < SERVER_FAULT:
+                    # 404: a head that was restarted knows nothing of its old jobs.
+                    raise _LostError(_one_line(error)) from error
+                if time.monotonic() > deadline:
+                    said = f": {_one_line(error)}" if isinstance(error, RuntimeError) else ""
+                    raise _LostError(f"nobody has answered for {self._patience:.0f} s{said}") from error
+                time.sleep(POLL_SECONDS)
+
+    def hand_in(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
+        """Submits a job once, however often that has to be said.
+
+        Raises:
+            InputError: the cluster refuses it.
+        """
+        deadline = time.monotonic() + self._patience
+        what = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
+        while True:
+            try:
+                self._client.submit_job(**what)
+                return
+            except OSError as error:
                 if time.monotonic() > deadline:
                     raise _LostError(f"nobody has answered for {self._patience:.0f} s") from error
-                time.sleep(POLL_SECONDS)
-            except RuntimeError as error:  # a head that was restarted knows nothing of its old jobs
-                raise _LostError(" ".join(str(error).split())[:500]) from error
+            except RuntimeError as error:
+                # Ray answers 500 to what it refuses as well as to what fails: it is asked whether it has the job.
+                if self._has(job_id):  # the answer to an earlier try was lost
+                    return
+                if (_status(error) or 0) < SERVER_FAULT or time.monotonic() > deadline:
+                    raise InputError(f"address: the cluster refuses the job: {_one_line(error)}") from error
+            time.sleep(POLL_SECONDS)
+
+    def _has(self, job_id: str) -> bool:
+        try:
+            self.ask(lambda client: client.get_job_status(job_id))
+        except _LostError:
+            return False
+        return True
 
     def follow(self, job_id: str) -> None:
         """Shows the job's output until it has ended."""
@@ -163,12 +213,18 @@ class _Session:
         import aiohttp
 
         seen = 0
+        texts = self._client.tail_job_logs(job_id)
         try:
-            async for text in self._client.tail_job_logs(job_id):
+            while True:
+                # A job may be silent; so is a connection that was dropped without a word, and that is asked for anew.
+                text = await asyncio.wait_for(anext(texts), SILENCE_SECONDS)
                 seen += len(text)
                 if seen > shown:
                     self.show(text[-(seen - shown) :])
                     shown = seen
+        except StopAsyncIteration:
+            return shown, True
         except (aiohttp.ClientError, OSError, RuntimeError):  # what it means is asked of the job's status
             return shown, False
-        return shown, True
+        finally:
+            await texts.aclose()

@@ -19,10 +19,12 @@ class Cluster:
     def __init__(self, *ends: int | None, cut_after: int | None = None) -> None:
         self.ends, self.submitted = list(ends), list[dict[str, Any]]()
         self.cut_after, self.silent = cut_after, 0
+        self.ids = list[str]()
 
-    def submit_job(self, **what: Any) -> str:
+    def submit_job(self, *, submission_id: str, **what: Any) -> str:
+        self.ids.append(submission_id)
         self.submitted.append(what)
-        return f"job-{len(self.submitted)}"
+        return submission_id
 
     def get_job_status(self, job_id: str) -> SimpleNamespace:
         if self.silent:
@@ -31,7 +33,9 @@ class Cluster:
         return SimpleNamespace(value="RUNNING" if self.cut_after else self.get_job_info(job_id).status)
 
     def get_job_info(self, job_id: str) -> SimpleNamespace:
-        code = self.ends[int(job_id.removeprefix("job-")) - 1]
+        if job_id not in self.ids:
+            raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
+        code = self.ends[self.ids.index(job_id)]
         return SimpleNamespace(status="FAILED" if code != 0 else "SUCCEEDED", driver_exit_code=code, message="gone")
 
     async def tail_job_logs(self, job_id: str) -> Any:

@@ -45,24 +45,36 @@ def run_embed(config: EmbedConfig) -> None:
     identity = vector_identity(config, folder, encoder_fingerprint, on_gpu=has_gpus())
     identity |= {"catalogue": dataset.catalogue_fingerprint, "prompt_template": template.model_dump(mode="json")}
     if parent is not None and identity.items() <= parent.manifest.items():
+        _remove_records(parent.uri)  # of a run that was killed just before it would have done so
         print(f"embeddings: {parent.uri} is published already; LATEST names it")
         return
     plan = plan_snapshot(config, dataset, template, identity, parent)
     if not is_published(plan.uri):
         storage.write_bytes(storage.join(plan.uri, "config.yaml"), config.to_yaml().encode())
-        records = _make_shards(config, dataset, plan)
+        try:
+            manifest = _make(config, dataset, plan, identity | {"parent": parent.snapshot_id if parent else None})
+        except InputError:
+            if not is_published(plan.uri):
+                raise
+            # Another run of this job was faster, and has taken away the records that this one was reading.
     if is_published(plan.uri):
         point_latest(config.output, storage.name(plan.uri), parent)
-        _remove_records(plan)
+        _remove_records(plan.uri)
         print(f"embeddings: another run of this job published {plan.uri}; LATEST names it")
         return
-    manifest = identity | _summary(records, dataset, plan) | {"parent": parent.snapshot_id if parent else None}
+    is_mine = publish(config.output, manifest, parent)
+    _remove_records(plan.uri)
+    print(_described(plan.uri, manifest) if is_mine else f"embeddings: another run of this job published {plan.uri}")
+
+
+def _make(config: EmbedConfig, dataset: Dataset, plan: SnapshotPlan, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes all that the manifest names, and returns the manifest: these facts, and what was written."""
+    records = _make_shards(config, dataset, plan)
+    manifest = facts | _summary(records, dataset, plan)
     manifest["refused_file"] = write_refused(plan, [i for i, record in records.items() if record["counts"]["refused"]])
     _check_refused(manifest["counts"], plan.uri, config.max_refused_share)
     manifest["parity"] = check_parity(Snapshot(plan.uri, manifest), plan, encoded_buckets(records), config.parity)
-    is_mine = publish(config.output, manifest, parent)
-    _remove_records(plan)
-    print(_described(plan.uri, manifest) if is_mine else f"embeddings: another run of this job published {plan.uri}")
+    return manifest
 
 
 def _template(config: EmbedConfig, folder: EncoderFolder) -> PromptTemplate:
@@ -173,9 +185,9 @@ def _check_refused(counts: dict[str, int], uri: str, max_share: float) -> None:
         )
 
 
-def _remove_records(plan: SnapshotPlan) -> None:
-    with contextlib.suppress(InputError):  # another run of the same job may be removing them too
-        storage.remove(storage.join(plan.uri, RECORDS_FOLDER))
+def _remove_records(uri: str) -> None:
+    with contextlib.suppress(InputError):  # who may publish need not be allowed to delete
+        storage.remove(storage.join(uri, RECORDS_FOLDER))
 
 
 def _described(uri: str, manifest: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from llmemb import storage
 from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan
+from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID
 
 Records = dict[int, dict[str, Any]]
@@ -48,18 +50,26 @@ def write_refused(plan: SnapshotPlan, buckets: Iterable[int]) -> dict[str, Any] 
         Its manifest entry; None where there are none.
     """
     schema = pa.schema([(ITEM_ID, pa.string()), ("reason", pa.string())])
-    rows = 0
-    with tempfile.TemporaryDirectory() as folder:
+    buckets, rows = list(buckets), 0
+    if not buckets:
+        return None
+    with tempfile.TemporaryDirectory() as folder, _room_in(folder):
         file = Path(folder) / REFUSED_FILE
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for bucket in buckets:
                 refused = storage.read_json(plan.record_uri(bucket))["refused"]
                 writer.write_batch(pa.record_batch([list(column) for column in zip(*refused, strict=True)], schema))
                 rows += len(refused)
-        if not rows:
-            return None
         storage.upload(Path(folder), plan.uri)
         return {"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": storage.checksum_file(file)}
+
+
+@contextmanager
+def _room_in(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}; TMPDIR names another folder") from error
 
 
 def _without_refused(record: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datase
     groups: dict[str, list[Run]] = {}
     for uri in uris:
         run = _recommender_run(uri, dataset, across_datasets=across_datasets)
-        key = storage.fingerprint([run.info["label"], _settings(run.info)])
+        key = storage.fingerprint([run.info["label"], run.info.get("embeddings"), _settings(run.info)])
         # A seed that is there already is another model under the same settings, not another sample of it.
         if across_datasets or any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
             key = uri
@@ -140,7 +140,7 @@ def _recommender_run(uri: str, dataset: Dataset, *, across_datasets: bool) -> Ru
 
 
 def _settings(info: dict[str, Any]) -> dict[str, Any]:
-    """What one model's seeds have in common; what they were made from (URIs, fingerprints) may be seeded too."""
+    """What one model's seeds have in common; where what they were made from lies may be seeded too."""
     return {key: value for key, value in info.get("training", {}).items() if key not in _PER_SEED}
 
 

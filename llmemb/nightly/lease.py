@@ -58,7 +58,7 @@ class Lease:
         Raises:
             InputError: the lease ran out before it could be renewed, and may be another's.
         """
-        if self._lost:
+        if self._lost or _is_free(self._content):
             raise InputError(f"lease: {self._uri}: lost to another night, or not renewed in time; run again to go on")
 
     def renew(self) -> None:
@@ -76,7 +76,12 @@ class Lease:
         until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
         content = (json.dumps(self._facts | {"until": until}) + "\n").encode()
         if not storage.swap(self._uri, content, expected):
-            return False
+            # A renewal of ours may stand whose answer was lost.
+            found = _read(self._uri)
+            if found is None or _facts(found).get("id") != self._facts["id"]:
+                return False
+            if not storage.swap(self._uri, content, found):
+                return False
         self._content = content
         return True
 

@@ -134,7 +134,7 @@ def due(config: NightlyConfig, before: list[summary.Summary], tonight: summary.S
     """
     if tonight["live"] is None:
         return "no recommender is live yet"
-    compared = [number for number, night in enumerate(before) if night["outcome"] in (PUBLISHED, KEPT)]
+    compared = [number for number, night in enumerate(before) if _has_compared(night)]
     if not compared:
         return "no night has trained a recommender yet"
     last = before[compared[-1]]
@@ -147,6 +147,12 @@ def due(config: NightlyConfig, before: list[summary.Summary], tonight: summary.S
     moved = sum(one["counts"][kind] for one in snapshots.values() for kind in ("new", "changed", "deleted"))
     share = moved / max(1, tonight["snapshot"]["counts"]["total"])
     return f"{share:.1%} of the catalogue has changed since the last" if share >= config.retrain.changed_share else None
+
+
+def _has_compared(night: summary.Summary) -> bool:
+    """Whether a night trained a recommender and compared it; it may have failed after that, in cleaning up."""
+    published = night.get("candidate") is not None and night["candidate"] == night.get("live")
+    return night["outcome"] in (PUBLISHED, KEPT) or published
 
 
 def compare(config: NightlyConfig, metrics: dict[str, Any], models: tuple[str, ...]) -> list[dict[str, Any]]:

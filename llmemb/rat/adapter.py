@@ -50,18 +50,20 @@ def make_adapter(
 
 
 def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row embedding"], *, length: float) -> None:
-    """Sets the layer to project on the rows' first principal components, with outputs of that root mean square length.
+    """Sets the layer to project the rows, less their mean, on their first principal components.
 
-    Outputs beyond the number of components keep their random initial weights.
+    Outputs have that root mean square length; those beyond the number of components keep their random initial weights.
     """
     rows = rows.double()
+    mean = rows.mean(0)
     covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1)
     components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
     used = components[: linear.out_features]
-    present = (rows @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
+    present = ((rows - mean) @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
     with torch.no_grad():
         linear.weight[: len(used)] = (used * length / present).to(linear.weight)
         linear.bias.zero_()
+        linear.bias[: len(used)] = -(used * length / present) @ mean
 
 
 def principal_components(

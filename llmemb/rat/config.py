@@ -199,6 +199,12 @@ class RatConfig(JobConfig):
         return name
 
     @model_validator(mode="after")
+    def _there_is_room_for_a_mask(self) -> Self:
+        if not getattr(find_backbone(self.backbone), "causal", True) and self.model.max_seq_len < 2:
+            raise ValueError(f"model.max_seq_len: expected 2 or more for {self.backbone}: an item and a mask behind it")
+        return self
+
+    @model_validator(mode="after")
     def _method_has_what_it_needs(self) -> Self:
         for key in self.recipe.needs:
             if getattr(self, key) is None:

@@ -68,7 +68,7 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     threads = inputs.config.engine.threads_per_worker or cpu_threads(1, labels)
     on_gpu = has_gpus()
 
-    def work(board: Any) -> None:
+    def work(board: Any, inputs: Inputs) -> None:  # an argument: what a function closes over may not be large
         torch.set_num_threads(threads)
 
         def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
@@ -79,4 +79,4 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     task: Any = ray.remote(num_cpus=threads, num_gpus=1 if on_gpu else 0, label_selector=labels)(work)
     title = f"rat: {inputs.config.recipe.label}'s item vectors"
     with progress.remote_bar(title, total=1, unit="epochs") as board:
-        ray.get(task.remote(board))
+        ray.get(task.remote(board, inputs))

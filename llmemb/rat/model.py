@@ -1,7 +1,7 @@
 """What a recommender is made from, loaded, and the untrained model of it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
         assert inputs.embeddings is not None
         content = scale(inputs.embeddings, "whiten")
         normalize(content, dim=1, out=content)
+        content[inputs.missing] = 0.0  # not the rounding of the mean, which is the same for all of them
     model = TrainableRecommender(
         method.item_table(inputs), encoder, num_items=inputs.dataset.num_items, content=content
     )
@@ -61,15 +62,18 @@ def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
 
 def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs:
     """All that a method's model is made from."""
-    embeddings, num_missing = (None, 0) if config.embeddings is None else load_embeddings(config, dataset)
-    return Inputs(
+    inputs = Inputs(
         config,
         dataset,
-        embeddings,
-        load_collaborative(sources.collaborative),
-        None if config.recipe.learn_vectors is None else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
-        num_missing,
+        collaborative=load_collaborative(sources.collaborative),
+        item_vectors=None
+        if config.recipe.learn_vectors is None
+        else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
     )
+    if config.embeddings is None:
+        return inputs
+    embeddings, missing = load_embeddings(config, dataset)
+    return replace(inputs, embeddings=embeddings, missing=missing)
 
 
 def load_collaborative(uri: str | None) -> Collaborative | None:
@@ -77,11 +81,11 @@ def load_collaborative(uri: str | None) -> Collaborative | None:
     return None if uri is None else Collaborative(torch.from_numpy(read_item_embeddings(uri)), read_weights(uri))
 
 
-def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
-    """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and how many items the snapshot lacks.
+def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and the rows that the snapshot lacks.
 
-    It is in the snapshot's precision and on a local disk, mapped. Items that the snapshot lacks get the mean of the
-    others, which tells nothing of them and is zero once scaled.
+    It is in the snapshot's precision and on a local disk, mapped. Rows that the snapshot lacks get the mean of the
+    others, which tells nothing of them.
 
     Raises:
         InputError: more items are missing than the configured share, or a value is not finite.
@@ -110,4 +114,4 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, int]:
             f"{dataset.item_ids[broken[0]]!r}"
         )
     table[missing] = total / max(1, found.sum())
-    return torch.from_numpy(table), len(missing)
+    return torch.from_numpy(table), torch.from_numpy(missing)

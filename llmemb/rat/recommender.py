@@ -44,11 +44,14 @@ class Recommender:
         """Opens a finished recommender.
 
         Raises:
-            InputError: there is none, or its files do not belong together.
+            InputError: there is none, its files do not belong together, or its backbone cannot be imported here.
         """
         info = read_info(uri)
         model = ModelConfig.model_validate(info["model"])
-        encoder = make_encoder(info["backbone"], model, content_decay=info["content_decay"])
+        try:
+            encoder = make_encoder(info["backbone"], model, content_decay=info["content_decay"])
+        except ValueError as error:
+            raise InputError(f"recommender: {uri}: {error}") from error
         weights = read_weights(uri)
         of_encoder = {
             name.removeprefix(ENCODER_PREFIX): w for name, w in weights.items() if name.startswith(ENCODER_PREFIX)
@@ -196,7 +199,7 @@ def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
     """Item ids and their vectors, in index order."""
     files = storage.read_json(storage.join(folder, MANIFEST_FILE))["files"]
     table = pa.concat_tables([vectors.read(folder, entry) for entry in files])
-    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
+    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32, copy=False)
 
 
 def write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: Mapping[str, Any]) -> None:

@@ -50,8 +50,9 @@ def run_rat(config: RatConfig, *, here: bool = False) -> None:
         config = config.id_only(config.output)
     dataset = Dataset.open(config.dataset)
     inputs = {"dataset": dataset.fingerprint}
-    if config.embeddings is not None:
-        inputs["embeddings"] = Snapshot.open(config.embeddings).fingerprint
+    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
+    if snapshot is not None:
+        inputs["embeddings"] = snapshot.fingerprint
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
             f"dataset: {config.dataset}: no user has two interactions to train on and a validation target after them"
@@ -59,6 +60,8 @@ def run_rat(config: RatConfig, *, here: bool = False) -> None:
     if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
         print(f"recommender: {config.output} is complete already")
         return
+    if snapshot is not None:  # of a root another one may be the newest before this ends
+        config = config.model_copy(update={"embeddings": snapshot.uri})
     _check_embeddings(config, dataset)
     sources = Sources(
         _collaborative(config, dataset, here=here) if config.recipe.needs_collaborative else None,
@@ -78,7 +81,7 @@ def run_rat(config: RatConfig, *, here: bool = False) -> None:
 
 def _check_embeddings(config: RatConfig, dataset: Dataset) -> None:
     """Notices a bad snapshot before anything is trained."""
-    num_missing = 0 if config.embeddings is None else load_embeddings(config, dataset)[1]
+    num_missing = 0 if config.embeddings is None else len(load_embeddings(config, dataset)[1])
     if num_missing:
         print(
             f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they get the mean"
@@ -143,7 +146,7 @@ def fit(
     )
     if worker.rank == 0:
         metrics = summarise(history, fusion, tried)
-        metrics["items_without_embedding"] = inputs.items_without_embedding
+        metrics["items_without_embedding"] = len(inputs.missing)
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         _write(config, dataset, model, metrics, collaborative=sources.collaborative)
 

@@ -126,9 +126,8 @@ class TrainableRecommender(nn.Module):
         return self.encoder.embeddings(self.table(rows))
 
     def parameter_groups(self, *, adapter_rate: float) -> list[dict[str, Any]]:
-        """The optimizer's groups: adapters learn at ``adapter_rate`` times the rate of all else."""
-        adapters = [module.adapter for module in self.modules() if isinstance(module, AdaptedTable)]
-        slow = {parameter for adapter in adapters for parameter in adapter.parameters()}
+        """The optimizer's groups: adapters and what they adapt learn at ``adapter_rate`` times the rate of all else."""
+        slow = {each for module in self.modules() if isinstance(module, AdaptedTable) for each in module.parameters()}
         others = [parameter for parameter in self.parameters() if parameter not in slow]
         groups = [{"params": others, "rate": 1.0}]
         if slow:

@@ -56,17 +56,32 @@ class FrozenTable(nn.Module):
     Args:
         vectors: In any precision.
         scaler: What those that are read go through.
+        missing: Rows that are zero after it.
     """
 
     vectors: Tensor
+    present: Tensor | None
 
-    def __init__(self, vectors: Float[Tensor, "item vector"], scaler: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Float[Tensor, "item vector"],
+        scaler: nn.Module | None = None,
+        *,
+        missing: Int[Tensor, " row"] | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors, persistent=False)
         self.scaler = nn.Identity() if scaler is None else scaler
+        present = None
+        if missing is not None and len(missing):
+            present = torch.ones(len(vectors), 1).index_fill_(0, missing, 0.0)
+        self.register_buffer("present", present, persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        return self.scaler(self.vectors if rows is None else self.vectors[rows])
+        scaled = self.scaler(self.vectors if rows is None else self.vectors[rows])
+        if self.present is None:
+            return scaled
+        return scaled * (self.present if rows is None else self.present[rows])
 
 
 class AdaptedTable(nn.Module):

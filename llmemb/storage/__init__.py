@@ -22,12 +22,13 @@ from llmemb.storage.objects import (
     write_json,
 )
 from llmemb.storage.parquet import entry, parse_table, read_batches, read_table, table_bytes, write_table
-from llmemb.storage.paths import absolute, join, name
+from llmemb.storage.paths import absolute, check_no_password, join, name
 from llmemb.storage.pointer import point, pointed_at
 
 __all__ = [
     "Entry",
     "absolute",
+    "check_no_password",
     "check_writable",
     "checksum",
     "checksum_file",

@@ -1,10 +1,13 @@
 """What is there: names, sizes, times."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, cast
+
+from fsspec.implementations.local import LocalFileSystem
 
 from llmemb.storage.failures import explained
 from llmemb.storage.filesystem import filesystem_of
@@ -22,8 +25,19 @@ class Entry:
 
 
 def exists(uri: str) -> bool:
+    """Whether there is such an object or folder.
+
+    Raises:
+        InputError: that cannot be found out: no permission, a disk or a store that fails.
+    """
     filesystem, path = filesystem_of(uri)
     with explained(uri):
+        if isinstance(filesystem, LocalFileSystem):  # its own answer is "no" to every error
+            try:
+                os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
         return filesystem.exists(path)
 
 

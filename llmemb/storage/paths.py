@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from llmemb.errors import InputError
 
-_PASSWORD = re.compile(r"^(\w+)://[^/@]*:[^/@]*@")
+_PASSWORD = re.compile(r"(\w+)://[^@\s/]*:[^@\s]*@")
 
 
 def absolute(uri: str) -> str:
@@ -34,7 +34,7 @@ def check_no_password(uri: str) -> None:
     Raises:
         InputError: one holds a password, which is not shown.
     """
-    if found := _PASSWORD.match(uri):
+    if found := _PASSWORD.search(uri):
         raise InputError(
             f"{found[1]}://…: holds a password; expected it in the environment or in the store's own configuration"
         )

@@ -17,6 +17,7 @@ from llmemb.study.config import Settings, StudyConfig
 
 Experiment = Literal["table", "ablation", "sensitivity", "search"]
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
+MODEL = "rat.model."
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,15 @@ class Grid:
         self._chosen[method, backbone] = settings
 
     def trial(self, method: str, backbone: str, seed: int, changed: Mapping[str, Any] | None = None) -> Trial:
-        """The method with its chosen settings, and what an experiment changes in them."""
-        return Trial(method, backbone, seed, {**self._chosen.get((method, backbone), {}), **(changed or {})})
+        """The method with its chosen settings, and what an experiment changes in them.
+
+        One that trains nothing has the model of the ID-only recommender that it is made of.
+        """
+        settings = {**self._chosen.get((method, backbone), {}), **(changed or {})}
+        if not METHODS[method].trains:
+            of_ids = self._chosen.get(("none", backbone), {})
+            settings = {path: of_ids[path] for path in of_ids if path.startswith(MODEL)} | settings
+        return Trial(method, backbone, seed, settings)
 
     def candidates(self, method: str, backbone: str) -> list[Trial]:
         """What is tried to choose a method's settings, with the first seed; nothing where there is no choice."""
@@ -99,7 +107,9 @@ class Grid:
     def ids_alone(self) -> list[Trial]:
         """The ID-only trials: those of the table, and those that others start from."""
         of_table = [trial for backbone in self.config.backbones for trial in self.table("none", backbone)]
-        started = [self.started_from(trial) for trial in self.all_trials()]
+        pairs = product(self.config.methods, self.config.backbones)
+        others = [*self.all_trials(), *(trial for pair in pairs for trial in self.candidates(*pair))]
+        started = [self.started_from(trial) for trial in others]
         return [*of_table, *(trial for trial in started if trial is not None)]
 
     def purposes(self) -> dict[str, tuple[str, Trial]]:
@@ -121,8 +131,10 @@ class Grid:
         """The ID-only trial that one starts from; it has the same model."""
         if not METHODS[trial.method].needs_collaborative:
             return None
-        of_model = {path: value for path, value in trial.settings.items() if path.startswith("rat.model.")}
-        return self.trial("none", trial.backbone, trial.seed, of_model)
+        settings = {path: value for path, value in trial.settings.items() if path.startswith(MODEL)}
+        of_ids = self._chosen.get(("none", trial.backbone), {})
+        settings |= {path: value for path, value in of_ids.items() if not path.startswith(MODEL)}
+        return Trial("none", trial.backbone, trial.seed, settings)
 
     def scft_config(self, trial: Trial) -> ScftConfig | None:
         """How the trial's encoder is fine-tuned; None where it is given."""

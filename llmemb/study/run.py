@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
+from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.study.config import StudyConfig
 from llmemb.study.encoders import make_embeddings
@@ -68,13 +69,26 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
         uri = grid.rat_config(trial).output
         if uri not in outcomes:
             new.setdefault(uri, trial)
+    first = [started for trial in new.values() if (started := grid.started_from(trial)) is not None]
+    if first:  # trained here, each once and as it says, and not by the trials that wait for it
+        _run(grid, "IDs alone", first, outcomes)
     no_embeddings = make_embeddings(grid, new.values())
     configs = [grid.rat_config(trial) for trial in new.values()]
     stopped = {config.output: no_embeddings.get(str(config.embeddings)) for config in configs}
     possible = [config for config in configs if stopped[config.output] is None]
-    ended = run_trials(possible, title=title, output=grid.config.output, settings=grid.config.trials)
     outcomes |= {config.output: Outcome(reason) for config in configs if (reason := stopped[config.output])}
-    outcomes |= {config.output: outcome for config, outcome in zip(possible, ended, strict=True)}
+    for wave in _by_item_vectors(possible):
+        ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
+        outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}
     for uri, trial in new.items():
         if outcomes[uri].reason is not None:
             print(f"study: failed: {trial.described}: {outcomes[uri].reason}")
+
+
+def _by_item_vectors(configs: list[RatConfig]) -> list[list[RatConfig]]:
+    """Waves in which nobody learns the item vectors that another is learning: the first of each, then the others."""
+    first: dict[str, RatConfig] = {}
+    for config in configs:
+        first.setdefault(config.item_vectors or config.output, config)
+    others = [config for config in configs if first[config.item_vectors or config.output] is not config]
+    return [wave for wave in (list(first.values()), others) if wave]

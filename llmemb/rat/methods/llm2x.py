@@ -8,7 +8,7 @@ from llmemb.config import Config
 from llmemb.rat.adapter import principal_components
 from llmemb.rat.methods.method import Inputs, Method
 from llmemb.rat.scaling import Scaler, Scaling
-from llmemb.srs.item_table import FrozenTable, IdTable
+from llmemb.srs.item_table import IdTable
 
 
 class Llm2xConfig(Config):
@@ -21,19 +21,18 @@ class Llm2xConfig(Config):
 
 
 def table_from_vectors(
-    vectors: Float[Tensor, "item vector"], hidden_dim: int, *, scaling: Scaling, length: float, trainable: bool
-) -> nn.Module:
-    """An item table of the first principal components of some vectors, trainable from there or frozen."""
-    reduced = principal_components(vectors, Scaler.fit(vectors, scaling), hidden_dim, length=length)
-    return IdTable.starting_at(reduced) if trainable else FrozenTable(reduced)
+    vectors: Float[Tensor, "item vector"], hidden_dim: int, *, scaling: Scaling, length: float
+) -> IdTable:
+    """An item table that is trained from the first principal components of some vectors."""
+    return IdTable.starting_at(principal_components(vectors, Scaler.fit(vectors, scaling), hidden_dim, length=length))
 
 
 def _table(inputs: Inputs) -> nn.Module:
     assert inputs.embeddings is not None
     settings, hidden_dim = inputs.config.llm2x, inputs.config.model.hidden_dim
-    return table_from_vectors(
-        inputs.embeddings, hidden_dim, scaling=settings.scaling, length=settings.start_length, trainable=True
-    )
+    table = table_from_vectors(inputs.embeddings, hidden_dim, scaling=settings.scaling, length=settings.start_length)
+    table.weight.data[inputs.missing] = 0.0
+    return table
 
 
 LLM2X = Method("LLM2X", _table, needs=("embeddings",))

@@ -10,7 +10,7 @@ from torch import nn
 from llmemb.rat.adapter import make_adapter, principal_components
 from llmemb.rat.alignment import CollaborativeAlignment
 from llmemb.rat.methods.method import Inputs, Method
-from llmemb.rat.scaling import Scaler, scale
+from llmemb.rat.scaling import Scaler
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
 
@@ -23,14 +23,12 @@ def adapted_table(inputs: Inputs) -> nn.Module:
     table: nn.Module
     if settings.kind == "pca":
         reduced = principal_components(inputs.embeddings, scaler, hidden_dim, length=length)
+        reduced[inputs.missing] = 0.0
         table = FrozenTable(reduced) if settings.freeze_embeddings else IdTable.starting_at(reduced)
     else:
-        frozen = settings.freeze_embeddings
-        embeddings = (
-            FrozenTable(inputs.embeddings, scaler)
-            if frozen
-            else IdTable.starting_at(scale(inputs.embeddings, settings.scaling))
-        )
+        embeddings: nn.Module = FrozenTable(inputs.embeddings, scaler, missing=inputs.missing)
+        if not settings.freeze_embeddings:
+            embeddings = IdTable.starting_at(embeddings())
         adapter = make_adapter(settings.kind, inputs.embeddings, scaler, hidden_dim, length=length)
         table = AdaptedTable(embeddings, adapter)
     if not settings.add_ids:

@@ -185,7 +185,8 @@ def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
     config, sequences = inputs.config, inputs.dataset.train
     longest = int(np.delete(sequences.lengths, head_users(sequences)).max(initial=1))
     hidden_dim = config.model.hidden_dim
-    model.encoder.tail_users = TailUsers(hidden_dim, longest=min(longest, config.model.max_seq_len - 1))
+    most_read = config.model.max_seq_len - (0 if model.encoder.causal else 1)  # a mask stands behind what is read
+    model.encoder.tail_users = TailUsers(hidden_dim, longest=min(longest, most_read - 1))
     model.auxiliary = Mutual(sequences, num_items=inputs.dataset.num_items, hidden_dim=hidden_dim, settings=config.melt)
 
 

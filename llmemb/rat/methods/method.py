@@ -1,11 +1,11 @@
 """What a method is: a few functions and what they need."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.dataset import Dataset
@@ -40,7 +40,7 @@ class Inputs:
     Attributes:
         embeddings: ``[item, embedding]``, the snapshot's, in its precision, unscaled.
         item_vectors: ``[item, vector]``, what the method's own language model stage has learnt.
-        items_without_embedding: How many items the snapshot lacks.
+        missing: Rows of ``embeddings`` that the snapshot lacks. They hold the others' mean; scaled, they are zero.
     """
 
     config: "RatConfig"
@@ -48,7 +48,7 @@ class Inputs:
     embeddings: Float[Tensor, "item embedding"] | None = None
     collaborative: Collaborative | None = None
     item_vectors: Float[Tensor, "item vector"] | None = None
-    items_without_embedding: int = 0
+    missing: Int[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 def no_more(inputs: Inputs, model: TrainableRecommender) -> None:

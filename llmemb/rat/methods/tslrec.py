@@ -124,7 +124,6 @@ def _table(inputs: Inputs) -> nn.Module:
         inputs.config.model.hidden_dim,
         scaling="standardise",
         length=inputs.config.tslrec.start_length,
-        trainable=True,
     )
 
 
