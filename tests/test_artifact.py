@@ -74,3 +74,19 @@ def test_unwritable_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         _claim(str(tmp_path / "file" / "out"))
+
+
+def test_of_two_runs_that_begin_at_once_one_has_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = str(tmp_path / "out")
+    swap = storage.swap
+
+    def another_was_faster(uri: str, content: bytes, expected: bytes | None) -> bool:
+        monkeypatch.setattr(storage, "swap", swap)
+        assert _claim(output, seed=7)
+        return swap(uri, content, expected)
+
+    monkeypatch.setattr(storage, "swap", another_was_faster)
+    with pytest.raises(InputError, match=r"belongs to another run \(config.seed: 7 there, 3 here\)"):
+        _claim(output, seed=3)
+    assert "seed: 7" in storage.read_bytes(f"{output}/config.yaml").decode()
+    assert _claim(output, seed=7)

@@ -139,3 +139,12 @@ def _job_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("where", ["loss", "top"])
+def test_a_password_anywhere_in_a_config_is_refused_before_it_is_shown(where: str) -> None:
+    secret = "simplecache::sftp://me:hun/ter2@host/x"
+    values = {"output": "/o", "loss": {"temperature": secret}} if where == "loss" else {"output": "/o", "seed": secret}
+    with pytest.raises(InputError, match="holds a password") as raised:
+        ToyConfig.parse(values)
+    assert "ter2" not in str(raised.value)

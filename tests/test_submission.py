@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,3 +125,75 @@ def test_no_cluster_at_the_address_is_one_line():
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert result.stderr == "error: address: no Ray cluster answers at http://127.0.0.1:9: expected http://host:8265\n"
+
+
+def lost_answer(cluster: Cluster) -> None:
+    """The first submission is accepted, and its answer lost; a second one of that id is refused, as Ray does."""
+    accept, lost = cluster.submit_job, [ConnectionError()]
+
+    def submit_job(*, submission_id: str, **what: Any) -> str:
+        if submission_id in cluster.ids:
+            raise RuntimeError(f"Request failed with status code 500: Job {submission_id} already exists.")
+        accept(submission_id=submission_id, **what)
+        if lost:
+            raise lost.pop()
+        return submission_id
+
+    cluster.submit_job = submit_job  # type: ignore[method-assign]
+
+
+def test_a_submission_whose_answer_is_lost_is_one_job(monkeypatch):
+    cluster = Cluster(0)
+    lost_answer(cluster)
+    code, shown = run(monkeypatch, cluster)
+    assert code == 0
+    assert len(cluster.submitted) == 1
+    assert any("three" in line for line in shown)
+
+
+@pytest.mark.parametrize(("status", "is_lost"), [(404, True), (500, False), (503, False)])
+def test_a_head_that_is_starting_has_not_lost_the_job(monkeypatch, status, is_lost):
+    cluster = Cluster(0, 0)
+    answer, faults = cluster.get_job_status, [RuntimeError(f"Request failed with status code {status}: no.")] * 3
+
+    def get_job_status(job_id: str) -> SimpleNamespace:
+        if faults:
+            raise faults.pop()
+        return answer(job_id)
+
+    cluster.get_job_status = get_job_status  # type: ignore[method-assign]
+    if is_lost:
+        faults[:] = faults[:1]
+    assert run(monkeypatch, cluster)[0] == 0
+    assert len(cluster.submitted) == (2 if is_lost else 1)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_submission_that_is_refused_is_one_line_and_not_repeated_for_ever(monkeypatch, status):
+    cluster = Cluster(0)
+
+    def refuse(**_: Any) -> str:
+        raise RuntimeError(f"Request failed with status code {status}: package is too large\nfor this head.")
+
+    cluster.submit_job = refuse  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"the cluster refuses the job: .*package is too large for this head"):
+        run(monkeypatch, cluster, patience_seconds=0)
+
+
+def test_a_connection_that_has_died_without_a_word_is_made_anew(monkeypatch):
+    cluster = Cluster(0)
+    tail, dead = cluster.tail_job_logs, [True]
+
+    async def tail_job_logs(job_id: str) -> Any:
+        if dead:
+            dead.clear()
+            yield "one\n"
+            await asyncio.sleep(60)
+        async for line in tail(job_id):
+            yield line
+
+    cluster.tail_job_logs = tail_job_logs  # type: ignore[method-assign]
+    monkeypatch.setattr(submission, "SILENCE_SECONDS", 0.05)
+    code, shown = run(monkeypatch, cluster)
+    assert code == 0
+    assert [line for line in shown if not line.startswith("submit:")] == ["one\n", "two\n", "three\n"]

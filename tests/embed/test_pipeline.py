@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from llmemb import storage, vectors
 from llmemb.data.dataset import Dataset
+from llmemb.embed import pipeline
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot
@@ -97,6 +99,32 @@ def test_a_run_cut_off_goes_on_after_its_finished_shards_and_publishes_the_same_
     storage.write_bytes(str(folder / kept["file"]), parts(snapshot)[kept["file"]])
     run_embed(again)
     assert parts(Snapshot.open(again.output)) == parts(snapshot)
+
+
+def test_a_run_whose_records_a_faster_one_took_away_leaves_its_snapshot_alone(
+    snapshot, config, tmp_path, monkeypatch, capsys
+):
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+
+    def overtaken(*_: object) -> dict[str, object]:
+        shutil.copytree(snapshot.uri, tmp_path / "again" / snapshot.snapshot_id, dirs_exist_ok=True)
+        raise InputError("part-00000.json: no such file")
+
+    monkeypatch.setattr(pipeline, "_make", overtaken)
+    run_embed(again)
+    assert "another run of this job published" in capsys.readouterr().out
+    assert parts(Snapshot.open(again.output)) == parts(snapshot)
+
+
+def test_records_that_a_killed_run_left_behind_go_with_the_next(snapshot, config, tmp_path):
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    shutil.copytree(config.output, again.output)
+    left = Path(again.output) / snapshot.snapshot_id / "_shards" / "part-00000.json"
+    left.parent.mkdir()
+    left.write_text("{}")
+    storage.write_bytes(f"{again.output}/LATEST", f"{snapshot.snapshot_id}\n".encode())
+    run_embed(again)
+    assert not left.exists()
 
 
 def test_float16_halves_the_values_and_another_dtype_is_another_snapshot(snapshot, config):

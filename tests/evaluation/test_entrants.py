@@ -57,3 +57,11 @@ def test_across_datasets_each_model_is_an_entrant_of_its_own(tmp_path: Path) -> 
         recommender_entrants(uris, DATASET)
     found = recommender_entrants(uris, DATASET, across_datasets=True)
     assert [entrant.label for entrant in found] == ["ours (a)", "ours (b)"]
+
+
+def test_what_was_trained_on_another_snapshot_is_no_other_seed_of_it(tmp_path: Path) -> None:
+    for name, seed in (("x", 0), ("y", 1)):
+        info = {"label": "ours", "dataset": "d0", "embeddings": name, "training": {"seed": seed}}
+        storage.write_json(f"{tmp_path}/{name}/recommender.json", info)
+    entrants = recommender_entrants([f"{tmp_path}/x", f"{tmp_path}/y"], DATASET)
+    assert [entrant.label for entrant in entrants] == ["ours (x)", "ours (y)"]

@@ -94,3 +94,27 @@ def test_what_is_no_lease_is_one_line(uri, content):
     storage.write_bytes(uri, content.encode())
     with pytest.raises(InputError, match="not one that a night has written"):
         Lease.acquire(uri, owner="ann", seconds=60)
+
+
+def test_a_renewal_whose_answer_was_lost_is_still_ones_own(uri, monkeypatch):
+    mine = Lease.acquire(uri, owner="ann", seconds=60)
+    swap = storage.swap
+
+    def written_and_unanswered(*arguments: Any) -> bool:
+        assert swap(*arguments)
+        raise InputError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "swap", written_and_unanswered)
+        mine.renew()
+    mine.renew()
+    mine.check()
+    mine.release()
+    with held(uri, owner="bob", seconds=60):
+        assert storage.read_json(uri)["owner"] == "bob"
+
+
+def test_a_lease_that_nobody_renewed_in_time_is_not_held_any_more(uri):
+    mine = Lease.acquire(uri, owner="ann", seconds=0)
+    with pytest.raises(InputError, match="not renewed in time"):
+        mine.check()

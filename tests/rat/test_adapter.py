@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from llmemb.rat.adapter import make_adapter
+from llmemb.rat.adapter import make_adapter, principal_components
 from llmemb.rat.scaling import Scaler
 
 EMBEDDINGS = torch.from_numpy(
@@ -31,3 +31,13 @@ def test_the_papers_adapter_is_two_linear_layers():
 
 def test_an_adapter_may_be_wider_than_the_embeddings():
     assert make_adapter("linear", EMBEDDINGS, AS_THEY_ARE, 9, length=1.0)(EMBEDDINGS).shape == (50, 9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_what_all_embeddings_share_is_no_part_of_the_start(kind):
+    shared = EMBEDDINGS + 100.0
+    adapted = make_adapter(kind, shared, AS_THEY_ARE, 3, length=0.5)(shared).detach()
+    torch.testing.assert_close(adapted.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    assert float(adapted.square().sum(1).mean()) == pytest.approx(0.5**2, rel=1e-3)
+    reduced = principal_components(shared, AS_THEY_ARE, 3, length=0.5)
+    torch.testing.assert_close(reduced.abs(), adapted.abs(), atol=1e-4, rtol=0)

@@ -1,6 +1,7 @@
 """The whole job on a catalogue of twelve items, through Ray Train."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from llmemb.embed import snapshot
 from llmemb.errors import InputError
 from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
+from llmemb.rat import run
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Inputs
-from llmemb.rat.model import load_embeddings, make_model
+from llmemb.rat.model import Sources, load_embeddings, load_inputs, make_model
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.srs.encoder import score
@@ -199,6 +201,57 @@ def mapped_file(address: int) -> str:
         if start <= address < stop:
             return name
     raise AssertionError("no such address")
+
+
+def test_items_without_an_embedding_are_zero_and_not_alike(dataset, tmp_path):
+    values = np.random.default_rng(0).normal(size=(NUM_ITEMS - 2, 3)) + 5.0
+    root = publish(tmp_path / "short", dataset.item_ids[:-2], values, dtype="float16")
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), adapter={"max_missing_share": 0.5})
+    inputs = load_inputs(config, dataset, Sources(None, ""))
+    model = make_model(inputs)
+    assert (model.content[-2:] == 0).all()
+    assert (model.content[:-2].norm(dim=1) > 0.99).all()
+    assert (model.table.parts[0].embeddings()[-2:] == 0).all()
+    assert (model.table.parts[0].embeddings(torch.tensor([NUM_ITEMS - 1, 0]))[0] == 0).all()
+    for method in ("llm2x", "llmemb"):
+        adapter = {"max_missing_share": 0.5, "kind": "pca", "add_ids": False}
+        other = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), method=method, adapter=adapter)
+        assert (make_model(load_inputs(other, dataset, Sources(None, ""))).table()[-2:] == 0).all()
+
+
+def test_the_snapshot_of_a_root_is_the_same_from_beginning_to_end(dataset, tmp_path):
+    random = np.random.default_rng(0)
+    root = publish(tmp_path / "root", dataset.item_ids, random.normal(size=(NUM_ITEMS, 3)))
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
+    trained_ids, later = config.id_only(str(tmp_path / "ids")), tmp_path / "root" / "second"
+    run_rat(trained_ids, here=True)
+    config = config.model_copy(update={"collaborative": trained_ids.output})
+    check = run._check_collaborative
+
+    def another_is_published(*arguments: object) -> None:
+        shutil.copytree(tmp_path / "root" / "first", later)
+        storage.write_bytes(f"{root}/LATEST", b"second\n")
+        check(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "_check_collaborative", another_is_published)
+        run_rat(config, here=True)
+    info = Recommender.load(config.output).info
+    assert info["embeddings"] == "first"
+    assert info["training"]["embeddings"] == f"{root}/first"
+
+
+def test_a_recommender_whose_backbone_is_not_here_is_one_line(trained, tmp_path):
+    shutil.copytree(trained.output, tmp_path / "copy")
+    info = storage.read_json(f"{tmp_path}/copy/recommender.json") | {"backbone": "no_such_package:Backbone"}
+    storage.write_json(f"{tmp_path}/copy/recommender.json", info)
+    with pytest.raises(InputError, match=r"recommender: .*copy: .*no_such_package"):
+        Recommender.load(str(tmp_path / "copy"))
+
+
+def test_a_backbone_that_is_trained_by_masking_needs_room_for_the_mask(dataset, tmp_path):
+    with pytest.raises(ValueError, match="expected 2 or more for bert4rec: an item and a mask behind it"):
+        config_for(dataset, method="none", backbone="bert4rec", output=str(tmp_path), model={"max_seq_len": 1})
 
 
 def test_a_float16_snapshot_stays_float16_and_on_disk(dataset, tmp_path):

@@ -121,3 +121,6 @@ def test_adapters_learn_at_a_rate_of_their_own():
     assert "table.parts.1.weight" in changed
     assert not any("adapter" in name for name in changed)
     assert [(group["rate"], len(group["params"])) for group in model.parameter_groups(adapter_rate=0.5)][1] == (0.5, 2)
+    unfrozen = AdaptedTable(IdTable(NUM_ITEMS, 5), adapter)  # the LLM's own table, trained too
+    groups = TrainableRecommender(unfrozen, encoder, num_items=NUM_ITEMS).parameter_groups(adapter_rate=0.5)
+    assert [(group["rate"], len(group["params"])) for group in groups][1] == (0.5, 3)

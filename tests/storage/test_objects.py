@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,39 @@ def test_interrupted_write_leaves_the_old_content_and_no_partial_file(
         storage.write_bytes(uri, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert storage.read_bytes(uri) == b"old"
+
+
+@pytest.mark.parametrize("root", ["s3://plain", "s3://conditional"], indirect=True)
+def test_what_could_not_be_deleted_is_said(root: str, object_stores: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes(storage.join(root, "a", "kept"), b"x")
+    monkeypatch.setattr(object_stores, "read_only", {"/a/kept"})
+    with pytest.raises(InputError, match="not permitted"):
+        storage.remove(storage.join(root, "a"))
+    monkeypatch.undo()
+    assert storage.read_bytes(storage.join(root, "a", "kept")) == b"x"
+
+
+def test_a_name_with_a_pattern_in_it_is_a_name(root: str) -> None:
+    for folder in ("run[1]", "run1", "run*"):
+        storage.write_bytes(storage.join(root, folder, "x"), b"x")
+    storage.remove(storage.join(root, "run[1]"))
+    storage.remove(storage.join(root, "run*"))
+    assert storage.exists(storage.join(root, "run1", "x"))
+    assert not storage.exists(storage.join(root, "run[1]", "x"))
+    assert not storage.exists(storage.join(root, "run*", "x"))
+
+
+def test_an_uploaded_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x").write_bytes(b"new")
+    storage.write_bytes(str(tmp_path / "target" / "x"), b"old")
+
+    def full(_: Path, target: Path) -> None:
+        target.write_bytes(b"n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        storage.upload(tmp_path / "source", str(tmp_path / "target"))
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["x"]
+    assert storage.read_bytes(str(tmp_path / "target" / "x")) == b"old"

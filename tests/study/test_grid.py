@@ -156,3 +156,20 @@ def test_configs_are_plain_job_configs():
     config = make_grid().rat_config(make_grid().trial("llmemb", "sasrec", 0))
     assert isinstance(config, Config)
     assert type(config).model_validate(config.model_dump(mode="json")) == config
+
+
+def test_whatever_settings_ids_alone_have_what_starts_from_them_has_the_same_model():
+    space = {"rat.model.hidden_dim": [32, 128], "rat.training.learning_rate": [1e-3]}
+    other = {"rat.training.learning_rate": [1e-3, 2e-3]}
+    methods = ["none", "llmemb", "melt", "text_sum"]
+    grid = make_grid(methods=methods, search={"none": space, "llmemb": other, "melt": other})
+    grid.choose("none", "sasrec", grid.candidates("none", "sasrec")[1].settings)
+    trials = [grid.trial(method, "sasrec", 0) for method in methods[1:]] + grid.candidates("llmemb", "sasrec")
+    for trial in trials:
+        ids = grid.started_from(trial)
+        assert ids is not None
+        assert ids in grid.ids_alone()
+        assert grid.rat_config(ids).model == grid.rat_config(trial).model
+        assert grid.rat_config(ids).output == grid.rat_config(trial).collaborative
+        assert grid.rat_config(ids).training.learning_rate == 1e-3
+    assert [grid.rat_config(trial).model.hidden_dim for trial in trials] == [64, 64, 128, 64, 64]

@@ -114,3 +114,9 @@ def test_it_starts_from_the_finished_recommender():
 def test_the_sample_is_as_these_tests_need_it():
     assert TRAIN.lengths.tolist() == [6, 6, *[2] * 8]
     assert len(SEQUENCES) == 10
+
+
+@pytest.mark.parametrize(("backbone", "longest"), [("sasrec", 2), ("bert4rec", 1)])
+def test_a_user_of_whom_all_is_read_that_can_be_is_no_tail_user(backbone, longest):
+    model, _ = make_melt(backbone=backbone, model={"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 3, "dropout": 0.0})
+    assert model.encoder.tail_users.longest == longest
