@@ -61,8 +61,14 @@ def submit(
     client = _connect(address)
     runtime_env = {} if in_place else {"working_dir": str(folder), "excludes": list(EXCLUDES)}
     session = _Session(client, patience_seconds, show)
+    job_id = ""
     for attempt in range(max_retries + 1):
-        code = _run(session, f"{job}-{uuid.uuid4().hex[:12]}", entrypoint, runtime_env)
+        if job_id and session.runs(job_id):  # it was silent, and is not gone
+            show(f"submit: {job_id} is running\n")
+        else:
+            job_id = f"{job}-{uuid.uuid4().hex[:12]}"
+            session.hand_in(job_id, entrypoint, runtime_env)
+        code = _follow(session, job_id)
         if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
             return code
         if attempt < max_retries:
@@ -101,15 +107,9 @@ def _connect(address: str) -> Any:
         raise InputError(f"address: no Ray cluster answers at {address}: expected http://host:8265") from error
 
 
-def _run(session: "_Session", job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> int | None:
-    """One submission's exit code; None where the driver has none, for it was lost.
-
-    Raises:
-        InputError: the cluster refuses the submission.
-    """
+def _follow(session: "_Session", job_id: str) -> int | None:
+    """One submission's exit code; None where the driver has none, for it was lost."""
     try:
-        session.hand_in(job_id, entrypoint, runtime_env)
-        session.show(f"submit: {job_id}: {entrypoint}\n")
         session.follow(job_id)
         info = session.ask(lambda client: client.get_job_info(job_id))
     except _LostError as error:
@@ -169,32 +169,41 @@ class _Session:
     def hand_in(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
         """Submits a job once, however often that has to be said.
 
+        Where nobody answers for as long as that is waited for, what follows finds out.
+
         Raises:
             InputError: the cluster refuses it.
         """
+        self.show(f"submit: {job_id}: {entrypoint}\n")
         deadline = time.monotonic() + self._patience
         what = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
         while True:
             try:
                 self._client.submit_job(**what)
                 return
-            except OSError as error:
+            except OSError:
                 if time.monotonic() > deadline:
-                    raise _LostError(f"nobody has answered for {self._patience:.0f} s") from error
+                    return
             except RuntimeError as error:
                 # Ray answers 500 to what it refuses as well as to what fails: it is asked whether it has the job.
-                if self._has(job_id):  # the answer to an earlier try was lost
+                if self._status_of(job_id) is not None:  # the answer to an earlier try was lost
                     return
                 if (_status(error) or 0) < SERVER_FAULT or time.monotonic() > deadline:
                     raise InputError(f"address: the cluster refuses the job: {_one_line(error)}") from error
             time.sleep(POLL_SECONDS)
 
-    def _has(self, job_id: str) -> bool:
+    def runs(self, job_id: str) -> bool:
+        """Whether the cluster has the job, and it has not ended."""
+        status = self._status_of(job_id)
+        return status is not None and status not in _ENDED
+
+    def _status_of(self, job_id: str) -> str | None:
+        """None where the cluster does not know the job, or does not answer any more."""
         try:
-            self.ask(lambda client: client.get_job_status(job_id))
+            status: str = self.ask(lambda client: client.get_job_status(job_id)).value
         except _LostError:
-            return False
-        return True
+            return None
+        return status
 
     def follow(self, job_id: str) -> None:
         """Shows the job's output until it has ended."""

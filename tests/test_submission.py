@@ -197,3 +197,20 @@ def test_a_connection_that_has_died_without_a_word_is_made_anew(monkeypatch):
     code, shown = run(monkeypatch, cluster)
     assert code == 0
     assert [line for line in shown if not line.startswith("submit:")] == ["one\n", "two\n", "three\n"]
+
+
+def test_a_job_that_outlives_a_long_silence_is_followed_and_not_submitted_again(monkeypatch):
+    cluster = Cluster(0)
+    answer, silence = cluster.get_job_status, [ConnectionError()]
+
+    def get_job_status(job_id: str) -> SimpleNamespace:
+        if silence:
+            raise silence.pop()
+        return SimpleNamespace(value="RUNNING") if len(shown) < 7 else answer(job_id)
+
+    shown: list[str] = []
+    cluster.get_job_status = get_job_status  # type: ignore[method-assign]
+    assert run(monkeypatch, cluster, patience_seconds=-1, show=shown.append)[0] == 0
+    assert len(cluster.submitted) == 1
+    assert any("the cluster lost the job" in line for line in shown)
+    assert any("is running" in line for line in shown)
