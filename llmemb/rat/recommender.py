@@ -199,7 +199,7 @@ def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
     """Item ids and their vectors, in index order."""
     files = storage.read_json(storage.join(folder, MANIFEST_FILE))["files"]
     table = pa.concat_tables([vectors.read(folder, entry) for entry in files])
-    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32, copy=False)
+    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
 
 
 def write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: Mapping[str, Any]) -> None:
