@@ -7,7 +7,7 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 
-RECORD = "job.json"
+RECORD, CONFIG = "job.json", "config.yaml"
 
 
 def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str) -> bool:
@@ -31,7 +31,9 @@ def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], f
         content = json.dumps(_identity(config, job, inputs), indent=2, ensure_ascii=False).encode()
         if not storage.swap(record, content, None):  # another was faster: the same run, or one that is named
             return not is_finished(config, output, job=job, inputs=inputs, finished_by=finished_by)
-        storage.write_bytes(storage.join(output, "config.yaml"), config.to_yaml().encode())
+    written = storage.join(output, CONFIG)
+    if not storage.exists(written):  # also where an earlier run was killed before it came to this
+        storage.write_bytes(written, config.to_yaml().encode())
     return True
 
 

@@ -54,7 +54,8 @@ def submit(
         The job's exit code; 75 (try again later) where the cluster has lost it too often.
 
     Raises:
-        InputError: no such job or config in the folder, no cluster at the address, or another token than the cluster's.
+        InputError: no such job or config in the folder, no cluster at the address, another token than the cluster's, or
+            a submission that the cluster refuses.
     """
     prefix = f"{folder.resolve()}/" if in_place else ""
     entrypoint = shlex.join(_command(job, config, overrides, folder, prefix))

@@ -76,6 +76,13 @@ def test_unwritable_output_is_refused(tmp_path: Path) -> None:
         _claim(str(tmp_path / "file" / "out"))
 
 
+def test_a_config_that_a_killed_run_did_not_write_is_written_by_the_next(tmp_path: Path) -> None:
+    _claim(str(tmp_path), seed=3)
+    (tmp_path / "config.yaml").unlink()
+    assert _claim(str(tmp_path), seed=3)
+    assert "seed: 3" in (tmp_path / "config.yaml").read_text()
+
+
 def test_of_two_runs_that_begin_at_once_one_has_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path / "out")
     swap = storage.swap

@@ -77,3 +77,14 @@ def test_of_what_native_code_says_one_false_alarm_alone_is_kept_back(capfd):
         os.write(2, b"before\n" + ALARM + b"E core_worker.cc: a real error\n" + b"cut off")
     os.write(2, b"\nafter\n")
     assert capfd.readouterr().err == "before\nE core_worker.cc: a real error\ncut off\nafter\n"
+
+
+def test_no_cluster_at_the_address_is_one_line(monkeypatch):
+    def unreachable(**_: object) -> None:
+        raise ConnectionError("ray's own words")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", unreachable)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(InputError, match=r"RAY_ADDRESS: no Ray cluster answers at 10\.0\.0\.1:6379"):
+        cluster.connect()

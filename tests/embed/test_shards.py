@@ -1,5 +1,10 @@
+import errno
+import os
+from types import SimpleNamespace
+
 import pytest
 
+from llmemb.embed import records
 from llmemb.embed.plan import EncoderPlan
 from llmemb.embed.shards import EncodeBucket
 from llmemb.encoder.folder import EncoderFolder
@@ -25,3 +30,14 @@ def test_what_is_wrong_with_an_encoder_is_raised_by_its_first_bucket_and_not_by_
     encode = EncodeBucket(plan, None)
     with pytest.raises(InputError, match="makes 32; expected at most so many"):
         encode({"bucket": 0, "tokens": b""})
+
+
+def test_no_room_for_the_refused_items_is_one_line(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.pq, "ParquetWriter", full)
+    plan = SimpleNamespace(uri=str(tmp_path))
+    assert records.write_refused(plan, []) is None
+    with pytest.raises(InputError, match="No space left on device; TMPDIR names another folder"):
+        records.write_refused(plan, [0])

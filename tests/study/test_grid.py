@@ -8,6 +8,7 @@ from llmemb.config import Config
 from llmemb.errors import InputError
 from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid
+from llmemb.study.run import _by_item_vectors
 
 SCFT = {"base_model": "/models/tiny", "max_steps": 3, "prompt": {"attributes": ["title"]}}
 
@@ -173,3 +174,14 @@ def test_whatever_settings_ids_alone_have_what_starts_from_them_has_the_same_mod
         assert grid.rat_config(ids).output == grid.rat_config(trial).collaborative
         assert grid.rat_config(ids).training.learning_rate == 1e-3
     assert [grid.rat_config(trial).model.hidden_dim for trial in trials] == [64, 64, 128, 64, 64]
+
+
+def test_item_vectors_are_learnt_by_one_trial_before_the_others_need_them():
+    grid = make_grid(methods=["none", "said"])
+    configs = [grid.rat_config(trial) for backbone in ("sasrec", "gru4rec") for trial in grid.table("said", backbone)]
+    alone = grid.rat_config(grid.trial("none", "sasrec", 0))
+    first, others = _by_item_vectors([*configs, alone])
+    assert first == [*configs[:2], alone]  # one for each seed; what learns none waits for nothing
+    assert others == configs[2:]
+    assert _by_item_vectors([alone]) == [[alone]]
+    assert _by_item_vectors([]) == []
