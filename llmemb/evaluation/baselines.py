@@ -5,9 +5,20 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmemb.data.sequences import Sequences
+from llmemb.metrics.ranking import users_per_chunk
+from llmemb.srs.content import content_queries
+from llmemb.srs.encoder import newest_items
+from llmemb.srs.repeats import seen_rows
+
+RARE_REPEATS = 0.1
+MAX_ITEMS_READ = 50
+BEHIND_ALL = 3.0
+"""More than two cosines can differ."""
 
 
 class Popularity:
@@ -22,6 +33,32 @@ class Popularity:
 
     def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
         yield self._scores.expand(len(histories), -1)
+
+
+class ContentAlone:
+    """LLMEmb's content term without a recommender: the strongest use of the text that takes no training.
+
+    Embeddings are whitened, older items of the history count less, and what the user has had comes last where people
+    seldom come back to an item.
+    """
+
+    label = "content alone"
+    item_embeddings = None
+
+    def __init__(self, content: Float[Tensor, "item content"], *, decay: float, repeats: float) -> None:
+        """``content`` has unit rows, zero where there is no embedding; ``repeats`` is the share of training targets
+        that their user had before."""
+        self._content, self._decay = content, decay
+        self._seen_last = repeats < RARE_REPEATS
+
+    def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
+        users = users_per_chunk(len(self._content))
+        for start in range(0, len(histories), users):
+            items = newest_items(histories, start, start + users, max_seq_len=MAX_ITEMS_READ)
+            scores = content_queries(items, self._content, decay=self._decay) @ self._content.T
+            if self._seen_last:
+                scores[seen_rows(items)] -= BEHIND_ALL
+            yield scores
 
 
 class TextSimilarity:

@@ -14,10 +14,13 @@ from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.evaluation.baselines import Popularity, TextSimilarity
+from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
+from llmemb.rat.config import FusionConfig
 from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
+from llmemb.rat.scaling import content_of
+from llmemb.srs.repeats import repeat_share
 
 Kind = Literal["baseline", "recommender", "imported"]
 
@@ -71,6 +74,29 @@ def text_similarity_entrant(snapshot: Snapshot, dataset: Dataset, *, last_items:
         },
     )
     return Entrant(TextSimilarity.label, "baseline", (run,))
+
+
+def content_entrant(snapshot: Snapshot, dataset: Dataset) -> Entrant:
+    decay = FusionConfig().content_decay
+    run = Run(
+        fingerprint=storage.fingerprint(["content alone", snapshot.fingerprint, decay, dataset.fingerprint]),
+        load=functools.partial(load_content, snapshot.uri, dataset.uri, decay=decay),
+        info={
+            "method": "cosine with the history's whitened LLM embeddings, untrained; its own items last",
+            "content_decay": decay,
+            "embeddings": snapshot.fingerprint,
+        },
+    )
+    return Entrant(ContentAlone.label, "baseline", (run,))
+
+
+def load_content(snapshot_uri: str, dataset_uri: str, *, decay: float) -> ContentAlone:
+    dataset = Dataset.open(dataset_uri)
+    vectors, found = Snapshot.open(snapshot_uri).vectors(dataset.item_ids)
+    if found.any():
+        vectors[~found] = vectors[found].mean(axis=0)
+    content = content_of(torch.from_numpy(vectors), torch.from_numpy(np.flatnonzero(~found)))
+    return ContentAlone(content, decay=decay, repeats=repeat_share(dataset.train))
 
 
 def load_text_similarity(snapshot_uri: str, dataset_uri: str, *, last_items: int) -> TextSimilarity:

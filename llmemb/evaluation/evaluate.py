@@ -27,6 +27,7 @@ from llmemb.evaluation.config import HEADLINE_K, EvaluateConfig, ImportedRanking
 from llmemb.evaluation.entrants import (
     Entrant,
     Run,
+    content_entrant,
     item_embeddings,
     popularity_entrant,
     recommender_entrants,
@@ -99,6 +100,7 @@ def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot |
     recommenders = recommender_entrants(config.models, dataset, across_datasets=config.across_datasets)
     if snapshot is not None:
         entrants.append(text_similarity_entrant(snapshot, dataset, last_items=config.text_similarity.last_items))
+        entrants.append(content_entrant(snapshot, dataset))
     entrants += recommenders
     entrants += [_imported_entrant(ranking) for ranking in config.rankings]
     repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]

@@ -1,4 +1,8 @@
-"""The paper's collaborative alignment: adapted items stay near those of a recommender that knows only IDs."""
+"""The paper's collaborative alignment: items stay near those of a recommender that knows only IDs.
+
+Items are compared as they are scored, with their ID vectors where they have some (``adapter.add_ids``). The paper's
+have none, and what it aligns is the adapter's output, as it is here without them.
+"""
 
 from typing import Literal
 

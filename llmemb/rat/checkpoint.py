@@ -19,13 +19,17 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is recorded of one epoch; ``epoch`` counts from 1, the loss is the mean over its positions."""
+    """What is recorded of one epoch; ``epoch`` counts from 1, the loss is the mean over its positions.
+
+    ``seconds`` are those of its steps and its validation.
+    """
 
     epoch: int
     loss: float
     validation_ndcg: float
     positions_per_second: float
     step_losses: tuple[float, ...]
+    seconds: float = 0.0
 
     def summary(self) -> dict[str, float]:
         """All but the single steps, as ``metrics.json`` has it."""

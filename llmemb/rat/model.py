@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
@@ -14,7 +13,7 @@ from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import make_encoder, read_item_embeddings, read_vectors, read_weights
-from llmemb.rat.scaling import ROWS_PER_CHUNK, scale
+from llmemb.rat.scaling import ROWS_PER_CHUNK, content_of
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.repeats import repeat_share
 from llmemb.vectors import zeros_on_disk
@@ -41,9 +40,7 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
     content = None
     if method.has_content and config.fusion.content:
         assert inputs.embeddings is not None
-        content = scale(inputs.embeddings, "whiten")
-        normalize(content, dim=1, out=content)
-        content[inputs.missing] = 0.0  # not the rounding of the mean, which is the same for all of them
+        content = content_of(inputs.embeddings, inputs.missing)
     model = TrainableRecommender(
         method.item_table(inputs), encoder, num_items=inputs.dataset.num_items, content=content
     )

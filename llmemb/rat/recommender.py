@@ -154,16 +154,18 @@ def write_recommender(
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
-        info: The content of ``recommender.json``.
+        info: The content of ``recommender.json``. The checksum of the weights is added: one that is trained again at
+            the same place does not pass as the old one.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
-    storage.write_bytes(storage.join(uri, WEIGHTS_FILE), safetensors.torch.save(weights))
+    content = safetensors.torch.save(weights)
+    storage.write_bytes(storage.join(uri, WEIGHTS_FILE), content)
     source = {key: info[key] for key in ("dataset", "embeddings")}
     for folder, rows in ((ITEM_EMBEDDINGS_FOLDER, table.embeddings), (ITEM_CONTENT_FOLDER, table.content)):
         if rows is not None:
             write_vectors(storage.join(uri, folder), item_ids, rows.detach().float().cpu().numpy(), source)
     storage.write_json(storage.join(uri, METRICS_FILE), metrics)
-    storage.write_json(storage.join(uri, RECOMMENDER_FILE), info)
+    storage.write_json(storage.join(uri, RECOMMENDER_FILE), info | {"weights": storage.checksum(content)})
 
 
 def read_info(uri: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _check_embeddings(config: RatConfig, dataset: Dataset) -> None:
     num_missing = 0 if config.embeddings is None else len(load_embeddings(config, dataset)[1])
     if num_missing:
         print(
-            f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they get the mean"
+            f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they start at zero"
         )
 
 
@@ -123,7 +123,8 @@ def fit(
     inputs = load_inputs(config, dataset, sources)
     model = make_model(inputs).to(worker.device)
     validation = validation_targets(config, dataset)
-    history = []
+    history: list[Epoch] = []
+    trained = time.monotonic()
     if config.recipe.trains:
         history = train(
             model,
@@ -135,6 +136,8 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=on_epoch,
         )
+    # A run that went on after a stop took the time of all its epochs.
+    started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(
         model,
         validation,
@@ -205,9 +208,13 @@ def _tell_result(config: RatConfig) -> None:
 
 def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:
     info = read_info(collaborative)
-    actual = {"dataset": info["dataset"], "hidden_dim": info["model"]["hidden_dim"]}
-    expected = {"dataset": dataset.fingerprint, "hidden_dim": config.model.hidden_dim}
-    for key, value in expected.items():
+    actual = {"dataset": info["dataset"], "backbone": info["backbone"], **info["model"]}
+    expected = {"dataset": dataset.fingerprint, "backbone": config.backbone, **config.model.model_dump(mode="json")}
+    keys = ["dataset", "hidden_dim"]
+    if config.recipe.goes_on:  # with its weights, which mean nothing to another model
+        keys = [key for key in expected if key != "dropout"]
+    for key in keys:
+        value = expected[key]
         if actual[key] != value:
             raise InputError(f"collaborative: {collaborative} has {key} {actual[key]}; expected this run's, {value}")
 

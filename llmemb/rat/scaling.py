@@ -9,8 +9,9 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 Scaling = Literal["standardise", "whiten", "none"]
 MIN_SCALE = 1e-6
@@ -72,6 +73,16 @@ def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Floa
     for source, target in zip(in_chunks(embeddings), in_chunks(scaled), strict=True):
         target.copy_(scaler(source))
     return scaled
+
+
+def content_of(
+    embeddings: Float[Tensor, "item embedding"], missing: Int[Tensor, " row"]
+) -> Float32[Tensor, "item embedding"]:
+    """What likeness of texts is measured with: whitened unit rows; zero for items without an embedding."""
+    content = scale(embeddings, "whiten")
+    normalize(content, dim=1, out=content)
+    content[missing] = 0.0  # not the rounding of the mean, which is the same for all of them
+    return content
 
 
 def in_chunks(table: Float[Tensor, "item embedding"]) -> Iterator[Float[Tensor, "row embedding"]]:

@@ -249,7 +249,8 @@ class TrainingLoop:
         losses, positions = self._pass(number - 1)
         speed = sum(positions) / (time.monotonic() - started)
         quality = validation_ndcg(self._model, validation, worker=self._worker)
-        return Epoch(number, float(np.average(losses, weights=positions)), quality, speed, tuple(losses))
+        mean_loss = float(np.average(losses, weights=positions))
+        return Epoch(number, mean_loss, quality, speed, tuple(losses), seconds=time.monotonic() - started)
 
     def _pass(self, epoch: int) -> tuple[list[float], list[int]]:
         """Each step's mean loss and number of positions."""

@@ -20,6 +20,8 @@ from llmemb.srs.tail_users import TailUsers
 
 Similarity = Literal["cosine", "dot"]
 MASK_INIT_STD = 0.02
+MIN_LENGTH = 0.01
+"""Shorter vectors are not made unit ones: where an item without text starts, at zero, the slope would be infinite."""
 
 
 class HistoryEncoder(nn.Module):
@@ -72,7 +74,7 @@ class HistoryEncoder(nn.Module):
 
     def embeddings(self, table: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
         """The final embeddings of a table's vectors: what is cached, looked up and compared with."""
-        return F.normalize(table, dim=1) if self._similarity == "cosine" else table
+        return F.normalize(table, dim=1, eps=MIN_LENGTH) if self._similarity == "cosine" else table
 
     def forward(
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]

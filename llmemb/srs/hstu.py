@@ -59,7 +59,9 @@ class HSTUBlock(nn.Module):
         batch, length, dim = states.shape
         projected = F.silu(self.gate_value_query_key(self.input_norm(states)))
         gate, *heads = projected.split(dim, dim=2)
-        value, query, key = (x.view(batch, length, self.num_heads, -1).transpose(1, 2) for x in heads)
+        value, query, key = (
+            x.view(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2) for x in heads
+        )
         scores = query @ key.transpose(2, 3) + self.distance_bias[distance].permute(0, 3, 1, 2)
         weights = F.silu(scores) * visible[:, None] / self.max_seq_len  # [batch, heads, query, key]
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, dim)

@@ -9,6 +9,7 @@ from llmemb.config import Config, JobConfig
 from llmemb.evaluation.config import EmbeddingMap, Sampled, Uncertainty
 from llmemb.rat.config import MethodName
 from llmemb.rat.methods import METHODS
+from llmemb.srs.backbone import BACKBONES
 
 Settings = dict[str, Any]
 """Values by dotted path, the stage first: ``rat.alignment.weight``, ``scft.views.drop_ratio``, ``embed.encoder``."""
@@ -48,6 +49,8 @@ class StudyConfig(JobConfig):
     """As for the embed job; with an ``encoder`` nothing is fine-tuned."""
     rat: dict[str, Any] = Field(default_factory=dict)
     """As for the rat job: what all methods share. ``base_model`` and ``prompt`` are those of ``scft`` by default."""
+    per_backbone: dict[str, Settings] = Field(default_factory=dict)
+    """By backbone, settings of ``rat`` that all methods have on it, by dotted path: BERT4Rec trains longer, say."""
     search: dict[MethodName, dict[str, tuple[Any, ...]]] = Field(default_factory=dict)
     """Settings tried for a method, by dotted path: all combinations, on every backbone, with the first seed. The best
     by validation NDCG@10 is what the tables have. Every method that trains gets as many combinations, so that none
@@ -78,6 +81,22 @@ class StudyConfig(JobConfig):
         for name, value in settings.items():
             for path in value if isinstance(value, dict) else [name]:
                 check_path(path)
+        return settings
+
+    @field_validator("per_backbone")
+    @classmethod
+    def _of_the_recommender(cls, settings: dict[str, Settings]) -> dict[str, Settings]:
+        for backbone, values in settings.items():
+            if backbone not in BACKBONES and ":" not in backbone:
+                raise ValueError(
+                    f"{backbone}: expected one of {', '.join(BACKBONES)}, or a path such as my.module:Class"
+                )
+            for path in values:
+                check_path(path)
+                if not path.startswith("rat."):
+                    raise ValueError(
+                        f"{path}: expected a setting of rat: what is embedded is the same for all backbones"
+                    )
         return settings
 
     @field_validator("search")

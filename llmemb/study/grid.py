@@ -18,6 +18,7 @@ from llmemb.study.config import Settings, StudyConfig
 Experiment = Literal["table", "ablation", "sensitivity", "search"]
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 MODEL = "rat.model."
+MADE_HERE = ("encoders", "embeddings", "item_vectors", "trials")
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,9 @@ class Grid:
         return value
 
     def _values(self, stage: str, trial: Trial) -> dict[str, Any]:
-        """A stage's settings: the study's, and over them the trial's."""
+        """A stage's settings: the study's, over them those of the backbone, and over them the trial's."""
         values = _copy(getattr(self.config, stage))
-        for path, value in trial.settings.items():
+        for path, value in {**self.config.per_backbone.get(trial.backbone, {}), **trial.settings}.items():
             first, *keys = path.split(".")
             if first == stage:
                 _set(values, keys, value)
@@ -207,14 +208,16 @@ class Grid:
         """A stage's config with its output, which is named by what the output is made from, wherever the study is."""
         root = storage.join(self.config.output, folder)
         config = _parse(stage, config_class, values | {"dataset": self.config.dataset, "output": root})
-        here = self.config.output
-        made_from = {
-            key: storage.name(value) if isinstance(value, str) and value.startswith(here) else value
-            for key, value in config.identity().items()
-            if key != "dataset"
-        }
+        made_from = {key: self._named(value) for key, value in config.identity().items() if key != "dataset"}
         name = prefix + storage.fingerprint([self._dataset, made_from])
         return config.model_copy(update={"output": storage.join(root, name)})
+
+    def _named(self, value: Any) -> Any:
+        """A value of a config as it counts for names: what the study itself has made is known by its own name."""
+        if not isinstance(value, str):
+            return value
+        folder, _, name = value.rpartition("/")
+        return name if folder in {storage.join(self.config.output, made) for made in MADE_HERE} else value
 
 
 def _parse(stage: str, config_class: type[ConfigT], values: dict[str, Any]) -> ConfigT:

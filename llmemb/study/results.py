@@ -12,11 +12,17 @@ from llmemb.errors import InputError
 from llmemb.evaluation import stored
 from llmemb.evaluation.candidates import draw_candidates
 from llmemb.evaluation.config import HEADLINE_K
-from llmemb.evaluation.entrants import load_recommender, popularity_entrant, text_similarity_entrant
+from llmemb.evaluation.entrants import (
+    content_entrant,
+    load_recommender,
+    popularity_entrant,
+    text_similarity_entrant,
+)
 from llmemb.evaluation.results import comparisons, rank_figures
 from llmemb.evaluation.sharding import Question, answer
 from llmemb.metrics.ranking import Ranking, Scorer
 from llmemb.metrics.slices import Slice, slices_of
+from llmemb.rat.recommender import read_info
 from llmemb.study.config import StudyConfig
 
 KS = (5, HEADLINE_K, 20)
@@ -67,6 +73,7 @@ class Measure:
         entrants = [popularity_entrant(self._dataset)]
         if snapshot is not None:
             entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=1))
+            entrants.append(content_entrant(snapshot, self._dataset))
         return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
 
     def group(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -114,7 +121,8 @@ class Measure:
     def _stored(self, recommender: str) -> Ranking:
         """A recommender's ranking: read where an earlier run has left it, else made and stored."""
         sampled = None if self._config.sampled is None else self._config.sampled.model_dump()
-        made_from = [storage.name(recommender), self._dataset.fingerprint, self._config.seed, sampled]
+        weights = read_info(recommender).get("weights")  # it may have been trained again at the same place
+        made_from = [storage.name(recommender), weights, self._dataset.fingerprint, self._config.seed, sampled]
         uri = storage.join(self._config.output, "rankings", f"{storage.fingerprint(made_from)}.parquet")
         item_ids = self._dataset.item_ids
         if storage.exists(uri):

@@ -22,6 +22,7 @@ from llmemb.errors import InputError
 from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
+from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, load_embeddings, load_inputs, make_model
@@ -98,6 +99,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
         assert len(ranks) == 24
         assert recommender.info["dataset"] == dataset.fingerprint
     assert ours.info["embeddings"] == "first"
+    assert ours.info["weights"] == storage.checksum(storage.read_bytes(f"{trained.output}/model.safetensors"))
     assert ids_only.info["embeddings"] is None
 
 
@@ -270,6 +272,14 @@ def test_a_float16_snapshot_stays_float16_and_on_disk(dataset, tmp_path):
     torch.testing.assert_close(model.content, of_floats.content, rtol=0, atol=0)
 
 
+def test_a_run_that_went_on_after_a_stop_tells_the_time_of_all_epochs(dataset, tmp_path, monkeypatch):
+    before = [Epoch(number, 1.0, 0.1, 1.0, (1.0,), seconds=1000.0) for number in (1, 2)]
+    monkeypatch.setattr(run, "train", lambda *arguments, **settings: before)
+    config = config_for(dataset, method="none", output=str(tmp_path / "out"))
+    run_rat(config, here=True)
+    assert 2000 < storage.read_json(f"{config.output}/metrics.json")["seconds"] < 2500
+
+
 def test_a_table_with_nan_is_refused_before_training(dataset, tmp_path):
     values = np.ones((NUM_ITEMS, 3))
     values[4, 1] = np.nan
@@ -289,6 +299,20 @@ def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset
         model={"hidden_dim": 6},
     )
     with pytest.raises(InputError, match=r"has hidden_dim 4; expected this run's, 6"):
+        run_rat(config)
+
+
+def test_scores_are_not_made_from_the_weights_of_another_model(trained, dataset, embeddings, tmp_path):
+    """``text_sum`` goes on with a finished recommender; with other heads all its weights fit and mean nothing."""
+    config = config_for(
+        dataset,
+        method="text_sum",
+        embeddings=embeddings,
+        output=str(tmp_path / "out"),
+        collaborative=f"{trained.output}/collaborative",
+        model={**SMALL["model"], "num_heads": 2},
+    )
+    with pytest.raises(InputError, match=r"has num_heads 1; expected this run's, 2"):
         run_rat(config)
 
 

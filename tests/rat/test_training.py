@@ -83,7 +83,7 @@ def test_every_loss_learns(loss):
 def test_training_stops_after_its_patience():
     _, history = fit(replace(SCHEDULE, learning_rate=1e-9, patience=2))
     assert len(history) == 3  # nothing moves: the first epoch stays the best
-    assert sorted(history[0].summary()) == ["epoch", "loss", "positions_per_second", "validation_ndcg"]
+    assert sorted(history[0].summary()) == ["epoch", "loss", "positions_per_second", "seconds", "validation_ndcg"]
 
 
 def test_the_same_seed_gives_the_same_losses():

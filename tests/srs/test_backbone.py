@@ -76,6 +76,12 @@ def test_padding_gives_no_nan_gradient(name):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_a_worker_without_a_row_of_the_batch_gets_no_states(name):
+    states = make(name)(torch.zeros(0, LENGTH, DIM), torch.ones(0, LENGTH, dtype=torch.bool))
+    assert states.shape == (0, LENGTH, DIM)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_an_untrained_backbone_returns_its_input(name):
     backbone, vectors = make(name, dropout=0.5).eval(), torch.randn(3, LENGTH, DIM)
     torch.testing.assert_close(backbone(vectors, all_items(vectors)), vectors)

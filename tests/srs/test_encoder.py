@@ -45,6 +45,14 @@ def test_scores_do_not_depend_on_the_chunk_and_have_one_column_per_item(similari
         torch.testing.assert_close(all_scores(encoder, table, lists, chunk), expected)
 
 
+def test_an_item_that_starts_at_zero_can_be_learnt():
+    """Its slope is finite: made a unit vector as it is, it would be thrown about by the first steps."""
+    table = torch.zeros(NUM_ITEMS, DIM, requires_grad=True)
+    make_encoder().embeddings(table).sum().backward()
+    assert table.grad is not None
+    assert 0 < table.grad.abs().max() <= 100
+
+
 def test_only_the_newest_items_are_read():
     encoder, table = make_encoder(), torch.nn.functional.normalize(torch.randn(NUM_ITEMS, DIM), dim=1)
     scores = all_scores(encoder, table, [[6, 5, 1, 2, 3], [4, 1, 2, 3]], chunk=2)

@@ -70,6 +70,38 @@ def test_an_ablation_without_scft_has_another_snapshot_and_no_encoder_of_its_own
     assert grid.rat_config(without).embeddings != grid.rat_config(whole).embeddings
 
 
+def test_encoders_beside_the_study_or_in_its_folder_are_told_apart():
+    for a, b in [("/study-a/model", "/study-b/model"), ("/study/mine/a/model", "/study/mine/b/model")]:
+        grid = make_grid(ablations={"a": {"embed.encoder": a}, "b": {"embed.encoder": b}})
+        embeddings = {grid.embed_config(trials[0]).output for trials in grid.ablations().values()}
+        assert len(embeddings) == 3
+        assert len({grid.rat_config(trials[0]).output for trials in grid.ablations().values()}) == 3
+
+
+def test_settings_of_a_backbone_are_those_of_all_methods_on_it():
+    longer = {"rat.training.max_epochs": 72, "rat.model.num_blocks": 1}
+    grid = make_grid(per_backbone={"gru4rec": longer}, search={}, methods=["none", "llmemb"])
+    configs = [grid.rat_config(grid.trial(method, "gru4rec", 0)) for method in ("none", "llmemb")]
+    assert [(config.training.max_epochs, config.model.num_blocks) for config in configs] == [(72, 1)] * 2
+    assert configs[1].collaborative == configs[0].output
+    assert grid.rat_config(grid.trial("none", "sasrec", 0)) == make_grid().rat_config(grid.trial("none", "sasrec", 0))
+    tried = grid.trial("none", "gru4rec", 0, {"rat.training.max_epochs": 5})
+    assert grid.rat_config(tried).training.max_epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("per_backbone", "message"),
+    [
+        ({"lstm": {}}, "lstm: expected one of sasrec"),
+        ({"sasrec": {"embed.encoder": "/x"}}, "embed.encoder: expected a setting of rat"),
+        ({"sasrec": {"rat.seed": 3}}, "rat.seed: expected a setting"),
+    ],
+)
+def test_a_setting_that_no_backbone_can_have_is_refused(per_backbone, message):
+    with pytest.raises(InputError, match=message):
+        make_grid(per_backbone=per_backbone)
+
+
 def test_a_part_without_the_backbone_of_the_details_leaves_them_out():
     details = {
         "ablations": {"w/o alignment": {"rat.alignment.weight": 0}},

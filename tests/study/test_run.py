@@ -65,12 +65,12 @@ def study(tiny_dataset, tiny_encoder, tmp_path_factory) -> StudyConfig:
 def test_a_study_ends_with_tables_a_report_and_every_figure(study):
     results = storage.read_json(f"{study.output}/study.json")
     labels = [model["label"] for model in results["methods"]["SASRec"]["models"]]
-    assert labels == ["popularity", "text similarity", "IDs only", "IDs + text", "LLMEmb"]
+    assert labels == ["popularity", "text similarity", "content alone", "IDs only", "IDs + text", "LLMEmb"]
     assert [model["label"] for model in results["ablations"]["models"]] == ["LLMEmb", "w/o alignment"]
     assert [model["label"] for model in results["sensitivity"]["rat.alignment.weight"]["models"]] == ["0", "0.03"]
     page = Path(study.output, "report.html").read_text()
     tables = Path(study.output, "tables.md").read_text()
-    for label in labels[2:]:
+    for label in labels[3:]:
         assert f"| {label} |" in tables
         assert f'<th scope="row">{label}</th>' in page
     assert page.count("data:image/svg+xml") == 4 * 2  # long tail and sensitivity, light and dark, wide and narrow

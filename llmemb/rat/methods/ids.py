@@ -19,6 +19,7 @@ TEXT_SUM = Method(
     start_from_collaborative,
     needs=("embeddings",),
     needs_collaborative=True,
+    goes_on=True,
     has_content=True,
     trains=False,
 )

@@ -5,7 +5,8 @@ learns from head items to tell an item's embedding from the contexts that it occ
 Tail items are given what it tells before each epoch, tail users are enhanced when recommending. No text is read.
 
 Where we go our own way: states and embeddings are compared on the scale of the backbone's inputs; the targets of both
-branches are detached; nothing is overwritten before the first epoch, in which the branches have learnt nothing yet.
+branches are detached; nothing is overwritten before the first epoch, in which the branches have learnt nothing yet;
+whether a user is of the tail is said by the history at hand, which in a test is longer by the validation item.
 """
 
 import numpy as np
@@ -190,4 +191,4 @@ def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
     model.auxiliary = Mutual(sequences, num_items=inputs.dataset.num_items, hidden_dim=hidden_dim, settings=config.melt)
 
 
-MELT = Method("MELT", id_table, _extend, needs_collaborative=True)
+MELT = Method("MELT", id_table, _extend, needs_collaborative=True, goes_on=True)

@@ -66,6 +66,7 @@ class Method:
         learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
         needs: Keys of the config that have to be set.
         needs_collaborative: Whether an ID-only recommender is trained before it.
+        goes_on: Whether it starts with that one's weights and not only from its item embeddings.
         has_content: Whether its scores have the term for content (``fusion.content_weights``).
         trains: Whether there is anything to train.
     """
@@ -76,6 +77,7 @@ class Method:
     learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
     needs: tuple[str, ...] = ()
     needs_collaborative: bool = False
+    goes_on: bool = False
     has_content: bool = False
     trains: bool = True
 

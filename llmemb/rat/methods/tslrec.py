@@ -73,7 +73,7 @@ def learn_tslrec_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Fl
             optimizer.step()
             losses.append(loss.detach())
         tell(epoch + 1, settings.epochs, {"loss": float(torch.stack(losses).mean())})
-    return _read_items(model, vectors.projector(vectors.vectors.weight))
+    return _read_items(model, vectors)
 
 
 def latent_categories(embeddings: NDArray[np.float32], *, number: int, seed: int) -> NDArray[np.int64]:
@@ -93,13 +93,14 @@ def category_frequencies(histories: Sequences, categories: NDArray[np.int64]) ->
 
 
 @torch.no_grad()
-def _read_items(model: LanguageModel, vectors: Float[Tensor, "item hidden"]) -> Float[Tensor, "item hidden"]:
+def _read_items(model: LanguageModel, vectors: ItemVectors) -> Float[Tensor, "item hidden"]:
     """The state of each item read alone."""
-    states = [
-        model.read(chunk[:, None], torch.ones(len(chunk), 1, dtype=torch.int64, device=chunk.device))
-        for chunk in vectors.split(ITEMS_PER_CHUNK)
-    ]
-    return torch.cat(states).cpu()
+    every = torch.arange(len(vectors.vectors.weight), device=vectors.vectors.weight.device)
+    states = []
+    for items in every.split(ITEMS_PER_CHUNK):
+        alone = items[:, None]
+        states.append(model.read(vectors(alone), torch.ones_like(alone)).cpu())
+    return torch.cat(states)
 
 
 def _batches(histories: Sequences, batch_size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
