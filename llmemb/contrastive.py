@@ -15,18 +15,20 @@ def info_nce(
     *,
     temperature: float | Tensor,
     equal: Bool[Tensor, "batch batch"] | None = None,
+    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE on L2-normalised rows: the diagonal is right, all else is a negative.
 
     Args:
         equal: Pairs that are the same item (or read the same); they are never negatives.
+        weights: How much each row's loss counts; all alike by default.
     """
     scores = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature  # [batch, batch]
     if equal is not None:
         others = equal & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill(others, float("-inf"))
     labels = torch.arange(len(scores), device=scores.device)
-    return (cross_entropy(scores, labels) + cross_entropy(scores.T, labels)) / 2
+    return _symmetric(scores, labels, labels, weights)
 
 
 def soft_targets(
@@ -44,11 +46,27 @@ def soft_targets(
 
 
 def paper(
-    first: Float[Tensor, "batch dim"], second: Float[Tensor, "batch dim"], *, temperature: float | Tensor
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    *,
+    temperature: float | Tensor,
+    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """The published loss: raw dot products, ``T = softmax(τ (XXᵀ + YYᵀ) / 2)`` with its gradient, CE(T, S) and
     CE(Tᵀ, Sᵀ), where Tᵀ's rows need not sum to one.
+
+    Args:
+        weights: How much each row's loss counts; all alike by default, as published.
     """
     scores = first @ second.T / temperature  # [batch, batch]
     targets = (temperature * (first @ first.T + second @ second.T) / 2).softmax(dim=1)
-    return (cross_entropy(scores, targets) + cross_entropy(scores.T, targets.T)) / 2
+    return _symmetric(scores, targets, targets.T, weights)
+
+
+def _symmetric(scores: Tensor, targets: Tensor, targets_back: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of both directions' cross-entropies, rows weighed."""
+    if weights is None:
+        return (cross_entropy(scores, targets) + cross_entropy(scores.T, targets_back)) / 2
+    there = cross_entropy(scores, targets, reduction="none")
+    back = cross_entropy(scores.T, targets_back, reduction="none")
+    return (weights * (there + back)).sum() / (2 * weights.sum())

@@ -92,17 +92,26 @@ def build_index(snapshot: Snapshot, kind: IndexKind) -> tuple[Any, list[str]]:
     Raises:
         ImportError: faiss is not installed.
     """
-    faiss = _faiss()
+    _faiss()  # before the vectors are read
     num_items, dim = snapshot.manifest["counts"]["total"], snapshot.embedding_dim
     item_ids: list[str] = []
     rows = np.empty((num_items, dim), dtype=np.float32)
     for ids, chunk in chunks(snapshot):
         rows[len(item_ids) : len(item_ids) + len(ids)] = normalized(chunk)
         item_ids += ids.tolist()
-    index = _empty_index(faiss, kind, dim, num_items)
+    return index_of(rows, kind), item_ids
+
+
+def index_of(rows: Float[np.ndarray, "row dim"], kind: IndexKind) -> Any:
+    """A faiss index over float32 rows, by inner product.
+
+    Raises:
+        ImportError: faiss is not installed.
+    """
+    index = _empty_index(_faiss(), kind, rows.shape[1], len(rows))
     index.train(rows)
     index.add(rows)
-    return index, item_ids
+    return index
 
 
 def recall(

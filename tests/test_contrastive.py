@@ -50,6 +50,16 @@ def test_info_nce_never_takes_an_equal_item_for_a_negative():
     assert actual != loss(contrastive.info_nce, X, Y, temperature=0.1)
 
 
+@pytest.mark.parametrize("function", [contrastive.info_nce, contrastive.paper])
+def test_rows_count_by_their_weights(function):
+    def weighed(*weights):
+        return loss(function, X, Y, temperature=0.5, weights=torch.tensor(weights).double())
+
+    alone = [weighed(*(float(row == other) for other in range(5))) for row in range(5)]
+    assert sum(alone) / 5 == pytest.approx(loss(function, X, Y, temperature=0.5), rel=1e-12)
+    assert weighed(3, 0, 1, 0, 0) == pytest.approx((3 * alone[0] + alone[2]) / 4, rel=1e-12)
+
+
 def test_soft_targets():
     x, y = unit(X), unit(Y)
     scores = x @ y.T / 0.2

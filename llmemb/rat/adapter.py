@@ -10,6 +10,7 @@ from llmemb.rat.scaling import MIN_SCALE, Scaler, in_chunks, rows_to_fit
 
 AdapterKind = Literal["linear", "mlp", "paper"]
 """Those that are trained; ``pca``, which is not, is :func:`principal_components`."""
+AdapterStart = Literal["pca", "random"]
 
 
 class MlpAdapter(nn.Module):
@@ -28,14 +29,21 @@ class MlpAdapter(nn.Module):
 
 
 def make_adapter(
-    kind: AdapterKind, embeddings: Float[Tensor, "item embedding"], scaler: Scaler, hidden_dim: int, *, length: float
+    kind: AdapterKind,
+    embeddings: Float[Tensor, "item embedding"],
+    scaler: Scaler,
+    hidden_dim: int,
+    *,
+    start: AdapterStart = "pca",
+    length: float,
 ) -> nn.Module:
     """An untrained adapter for the scaled rows of a table.
 
-    ``paper``: Linear(d → d/2) → Linear(d/2 → h), no activation. The others start as the projection to the first
-    ``hidden_dim`` principal components, so that training starts from the text's own similarities.
+    ``paper``: Linear(d → d/2) → Linear(d/2 → h), no activation.
 
     Args:
+        start: Where the others start: as the projection to the first ``hidden_dim`` principal components, so that
+            training starts from the text's own similarities, or at random weights, which keep less of them.
         length: The root mean square length of what the untrained adapter gives; not for ``paper``.
     """
     embedding_dim = embeddings.shape[1]
@@ -45,7 +53,14 @@ def make_adapter(
     adapter = MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
     linear = adapter.linear if isinstance(adapter, MlpAdapter) else adapter
     assert isinstance(linear, nn.Linear)
-    start_at_principal_components(linear, scaler(rows_to_fit(embeddings)), length=length)
+    rows = scaler(rows_to_fit(embeddings))
+    if start == "pca":
+        start_at_principal_components(linear, rows, length=length)
+    else:
+        with torch.no_grad():
+            present = linear(rows).square().sum(1).mean().sqrt()
+            linear.weight.mul_(length / present)
+            linear.bias.mul_(length / present)
     return adapter
 
 

@@ -6,7 +6,7 @@ have none, and what it aligns is the adapter's output, as it is here without the
 
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmemb import contrastive
@@ -19,17 +19,33 @@ class CollaborativeAlignment(Auxiliary):
     """The alignment as a part of the training, times its weight (the paper's gamma)."""
 
     collaborative: Tensor
+    item_weights: Tensor | None
 
     def __init__(
-        self, collaborative: Float[Tensor, "item dim"], *, loss: AlignmentLoss, weight: float, temperature: float
+        self,
+        collaborative: Float[Tensor, "item dim"],
+        *,
+        popularity: Int[Tensor, " item"],
+        loss: AlignmentLoss,
+        weight: float,
+        temperature: float,
+        popularity_power: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("collaborative", collaborative, persistent=False)
+        weights = popularity.float() ** popularity_power if popularity_power else None
+        self.register_buffer("item_weights", weights, persistent=False)
         self._loss, self._weight, self._temperature = loss, weight, temperature
 
     def loss(self, model: TrainableRecommender, step: Step) -> Float[Tensor, ""]:
-        collaborative = self.collaborative[step.rows]
-        return self._weight * alignment_loss(self._loss, step.embeddings, collaborative, temperature=self._temperature)
+        loss = alignment_loss(
+            self._loss,
+            step.embeddings,
+            self.collaborative[step.rows],
+            temperature=self._temperature,
+            weights=None if self.item_weights is None else self.item_weights[step.rows],
+        )
+        return self._weight * loss
 
 
 def alignment_loss(
@@ -38,6 +54,7 @@ def alignment_loss(
     collaborative: Float[Tensor, "item dim"],
     *,
     temperature: float,
+    weights: Float[Tensor, " item"] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss over a batch's items, each once.
 
@@ -46,6 +63,7 @@ def alignment_loss(
     Args:
         adapted: Those in training.
         collaborative: The ID-only recommender's, frozen, of the same items and dimension.
+        weights: How much each item counts; all alike by default.
     """
     loss = contrastive.info_nce if kind == "info_nce" else contrastive.paper
-    return loss(adapted, collaborative, temperature=temperature)
+    return loss(adapted, collaborative, temperature=temperature, weights=weights)

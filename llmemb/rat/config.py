@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig, NodeLabels
 from llmemb.prompts import PromptTemplate
+from llmemb.rat.adapter import AdapterStart
 from llmemb.rat.criterion import CriterionName
 from llmemb.rat.methods import METHODS
 from llmemb.rat.methods.llm2x import Llm2xConfig
@@ -46,6 +47,8 @@ class AdapterConfig(Config):
     kind: Literal["linear", "mlp", "paper", "pca"] = "linear"
     """``paper`` is two linear layers with nothing between, at random initial weights; ``pca`` is the projection on the
     principal components, and nothing of it is trained (the ablation without adapter); the others start there."""
+    start: AdapterStart = "pca"
+    """Whether ``linear`` and ``mlp`` start as that projection or, as ``paper`` always does, at random."""
     scaling: Literal["standardise", "whiten", "none"] = "standardise"
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
     start_length: float = Field(default=0.3, gt=0)
@@ -67,6 +70,8 @@ class AlignmentConfig(Config):
     weight: float = Field(default=0.03, ge=0)
     """The paper's gamma, 0.01 there, for its own loss."""
     temperature: float = Field(default=0.1, gt=0)
+    popularity_power: float = Field(default=0.0, ge=0)
+    """An item's loss counts as its training interactions to this power: IDs know most of the popular ones."""
 
 
 class TrainingConfig(Config):

@@ -18,9 +18,10 @@ from llmemb import storage, vectors
 from llmemb.data.dataset import ITEM_ID
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
+from llmemb.neighbours import IndexKind, index_of
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, score
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, joined_queries, score
 from llmemb.srs.tail_users import TailUsers
 from llmemb.vectors import MANIFEST_FILE
 
@@ -84,18 +85,21 @@ class Recommender:
         return score(self._encoder, self._table, histories)
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], *, k: int, filter_seen: bool = True
+        self, histories: Sequence[Sequence[str]], *, k: int, filter_seen: bool = True, index: Any = None
     ) -> list[list[tuple[str, float]]]:
         """The ``k`` best items after each history and their scores, the best first.
 
         Args:
             histories: Item ids, the newest last; only the newest ``max_seq_len`` are read.
             filter_seen: Leaves out the items of the history, all of them.
+            index: From :meth:`build_index`: not every item is scored then, and an approximate one may miss some.
 
         Raises:
             InputError: the recommender does not know an item.
         """
         rows = self._sequences(histories)
+        if index is not None:
+            return self._search(index, rows, k=k, filter_seen=filter_seen)
         ranked: list[list[tuple[str, float]]] = []
         for chunk in self.score(rows):
             scores = chunk.clone()
@@ -106,6 +110,32 @@ class Recommender:
             for values, items in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 pairs = zip(items, values, strict=True)
                 ranked.append([(self.item_ids[item], value) for item, value in pairs if value > float("-inf")])
+        return ranked
+
+    def build_index(self, kind: IndexKind = "hnsw") -> Any:
+        """A faiss index for :meth:`recommend`, over each item's embedding and content side by side.
+
+        ``flat`` is exact, ``hnsw`` a graph, ``ivf`` inverted lists. Its rows are ``item_ids``'; ``faiss.write_index``
+        stores it.
+
+        Raises:
+            ImportError: faiss is not installed.
+        """
+        return index_of(self._table.joined().cpu().numpy(), kind)
+
+    def _search(self, index: Any, histories: Sequences, *, k: int, filter_seen: bool) -> list[list[tuple[str, float]]]:
+        ranked: list[list[tuple[str, float]]] = []
+        # The history's items can only sink or go: below them are enough others.
+        depth = min(len(self.item_ids), k + int(histories.lengths.max(initial=0)))
+        for queries, (users, read) in joined_queries(self._encoder, self._table, histories):
+            products, rows = index.search(queries.cpu().numpy(), depth)
+            for user, (values, found) in enumerate(zip(products, rows, strict=True)):
+                scores = values + float(self._encoder.seen_logit) * np.isin(found, read[users == user].cpu().numpy())
+                kept = found >= 0
+                if filter_seen:
+                    kept &= ~np.isin(found, histories[len(ranked)].astype(np.int64) - 1)
+                best = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")[:k]]
+                ranked.append([(self.item_ids[found[place]], float(scores[place])) for place in best])
         return ranked
 
     def _sequences(self, histories: Sequence[Sequence[str]]) -> Sequences:

@@ -20,6 +20,7 @@ from llmemb.srs.tail_users import TailUsers
 
 Similarity = Literal["cosine", "dot"]
 MASK_INIT_STD = 0.02
+QUERIES_PER_CHUNK = 512
 MIN_LENGTH = 0.01
 """Shorter vectors are not made unit ones: where an item without text starts, at zero, the slope would be infinite."""
 
@@ -114,6 +115,28 @@ class FinalTable:
 
     embeddings: Float[Tensor, "item dim"]
     content: Float[Tensor, "item content"] | None = None
+
+    def joined(self) -> Float[Tensor, "item width"]:
+        """Both side by side: what :func:`joined_queries` are multiplied with."""
+        return self.embeddings if self.content is None else torch.cat([self.embeddings, self.content], dim=1)
+
+
+def joined_queries(
+    encoder: HistoryEncoder, table: FinalTable, histories: Sequences
+) -> Iterator[tuple[Float[Tensor, "user width"], tuple[Tensor, Tensor]]]:
+    """For some users at a time, vectors whose products with the table's joined rows are scores, and what they have had.
+
+    The scores are those of :func:`score` but for ``seen_logit``, which the items of the history have in addition: pairs
+    of a user and a row of the table.
+    """
+    for start in range(0, len(histories), QUERIES_PER_CHUNK):
+        with torch.inference_mode():
+            item_index = encoder.questions(histories, start, start + QUERIES_PER_CHUNK).to(table.embeddings.device)
+            queries = encoder(item_index, table.embeddings)[:, -1]
+            if table.content is not None:
+                of_content = content_queries(item_index, table.content, decay=encoder.content_decay)
+                queries = torch.cat([queries, encoder.content_weight * of_content], dim=1)
+            yield queries, seen_rows(item_index)
 
 
 def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:

@@ -24,6 +24,16 @@ def test_adapters_start_as_a_pca(kind):
         assert abs(np.corrcoef(adapted[:, column], expected[:, column])[0, 1]) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_adapters_may_start_at_random_as_long(kind):
+    torch.manual_seed(0)
+    scaler = Scaler.fit(EMBEDDINGS, "standardise")
+    made = [make_adapter(kind, EMBEDDINGS, scaler, 3, start="random", length=0.5) for _ in range(2)]
+    first, second = (adapter(scaler(EMBEDDINGS)).detach() for adapter in made)
+    assert float(first.square().sum(1).mean()) == pytest.approx(0.5**2, rel=1e-4)
+    assert (first - second).abs().max() > 0.1
+
+
 def test_the_papers_adapter_is_two_linear_layers():
     adapter = make_adapter("paper", EMBEDDINGS, AS_THEY_ARE, 2, length=1.0)
     assert [tuple(parameter.shape) for parameter in adapter.parameters()] == [(3, 6), (3,), (2, 3), (2,)]

@@ -1,9 +1,12 @@
 import math
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
-from llmemb.rat.alignment import alignment_loss
+from llmemb.rat.alignment import CollaborativeAlignment, alignment_loss
+from llmemb.rat.training import Step
 
 
 def naive_info_nce(first: list[list[float]], second: list[list[float]], temperature: float) -> float:
@@ -35,3 +38,21 @@ def test_the_papers_loss_equals_its_formula():
     columns = -(targets.T * torch.log_softmax(scores.T, dim=1)).sum(1).mean()
     actual = alignment_loss("paper", ADAPTED, COLLABORATIVE, temperature=tau)
     assert actual.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-5)
+
+
+def test_popular_items_count_as_their_interactions_to_a_power():
+    rows = torch.tensor([3, 0, 2])
+    step = Step(ADAPTED[rows], rows, progress=0.0, random=np.random.default_rng(0))
+    for power, weights in ((0.0, [1.0, 1, 1]), (0.5, [3.0, 1, 2])):
+        alignment = CollaborativeAlignment(
+            COLLABORATIVE,
+            popularity=torch.tensor([1, 25, 4, 9]),
+            loss="info_nce",
+            weight=0.1,
+            temperature=0.5,
+            popularity_power=power,
+        )
+        expected = alignment_loss(
+            "info_nce", ADAPTED[rows], COLLABORATIVE[rows], temperature=0.5, weights=torch.tensor(weights)
+        )
+        torch.testing.assert_close(alignment.loss(cast(Any, None), step), 0.1 * expected)

@@ -350,6 +350,22 @@ def test_recommendations_are_the_best_scores_by_item_id(trained, dataset):
         model.recommend([["nothing"]], k=1)
 
 
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("seen_logit", [0.0, -3.0])
+def test_an_index_finds_the_same_as_scoring_every_item(trained, dataset, kind, seen_logit):
+    model = Recommender.load(trained.output)
+    model._encoder.seen_logit.fill_(seen_logit)
+    model._encoder.content_weight.fill_(2.0)
+    assert model.content is not None
+    histories = [dataset.item_ids[2:5], [], dataset.item_ids[:6], dataset.item_ids[7:9] * 2]
+    index = model.build_index(kind)
+    for settings in ({"k": 3}, {"k": 3, "filter_seen": False}, {"k": 99}):
+        searched, scored = model.recommend(histories, index=index, **settings), model.recommend(histories, **settings)
+        for ours, expected in zip(searched, scored, strict=True):
+            assert [item for item, _ in ours] == [item for item, _ in expected]
+            assert [score for _, score in ours] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
 def test_the_command_shows_recommendations_with_titles(trained, dataset):
     arguments = ["recommend", trained.output, "--history", ",".join(dataset.item_ids[:2]), "-k", "3"]
     shown = CliRunner().invoke(app, [*arguments, "--dataset", dataset.uri])

@@ -29,7 +29,9 @@ def adapted_table(inputs: Inputs) -> nn.Module:
         embeddings: nn.Module = FrozenTable(inputs.embeddings, scaler, missing=inputs.missing)
         if not settings.freeze_embeddings:
             embeddings = IdTable.starting_at(embeddings())
-        adapter = make_adapter(settings.kind, inputs.embeddings, scaler, hidden_dim, length=length)
+        adapter = make_adapter(
+            settings.kind, inputs.embeddings, scaler, hidden_dim, start=settings.start, length=length
+        )
         table = AdaptedTable(embeddings, adapter)
     if not settings.add_ids:
         return table
@@ -41,7 +43,10 @@ def adapted_table(inputs: Inputs) -> nn.Module:
 def align(inputs: Inputs, model: TrainableRecommender) -> None:
     settings = inputs.config.alignment
     if settings.weight and inputs.collaborative is not None:
-        model.auxiliary = CollaborativeAlignment(inputs.collaborative.item_embeddings, **settings.model_dump())
+        popularity = torch.from_numpy(inputs.dataset.popularity[1:])
+        model.auxiliary = CollaborativeAlignment(
+            inputs.collaborative.item_embeddings, popularity=popularity, **settings.model_dump()
+        )
 
 
 LLMEMB = Method("LLMEmb", adapted_table, align, needs=("embeddings",), needs_collaborative=True, has_content=True)
