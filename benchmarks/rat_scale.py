@@ -101,7 +101,7 @@ def measure(folder: Path) -> dict[str, float]:
     )
     dataset = Dataset.open(config.dataset)
     model = make_model(load_inputs(config, dataset, Sources(None, "")))
-    schedule = make_schedule(config)
+    schedule = make_schedule(config, torch.device("cpu"))
     figures = {"seconds to load": time.perf_counter() - started}
     loop = TrainingLoop(model, dataset.train, schedule, seed=0, worker=Worker())
     objective = make_objective(dataset.train, model.encoder, schedule)

@@ -132,7 +132,8 @@ class FusionConfig(Config):
 class EngineConfig(Config):
     """How a step is computed; none of it changes the loss or the gradients beyond rounding."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the products; sums and weights stay float32. ``auto`` is bf16 on GPUs that have it and fp32 elsewhere."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
     max_failures: int = Field(default=2, ge=0)

@@ -130,7 +130,7 @@ def fit(
             model,
             dataset.train,
             validation,
-            make_schedule(config),
+            make_schedule(config, worker.device),
             seed=config.seed,
             worker=worker,
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
@@ -170,8 +170,12 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def make_schedule(config: RatConfig) -> Schedule:
-    precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.engine.precision]
+def make_schedule(config: RatConfig, device: torch.device) -> Schedule:
+    """How the recommender of a config is trained on a device."""
+    in_half = config.engine.precision == "bf16"
+    if config.engine.precision == "auto" and device.type == "cuda":
+        in_half = torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = torch.bfloat16 if in_half else torch.float32
     return Schedule(
         **config.training.model_dump(), adapter_rate=config.adapter.learning_rate_factor, precision=precision
     )
