@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from llmemb import storage, vectors
 from llmemb.errors import InputError
-from llmemb.vectors import ITEM_ID, MANIFEST_FILE
+from llmemb.vectors import EMBEDDING, ITEM_ID, MANIFEST_FILE
 
 FORMAT = 2
 LATEST_FILE = "LATEST"
@@ -101,8 +101,15 @@ class Snapshot:
         return result, found
 
     def part(self, entry: dict[str, Any]) -> pa.Table:
-        """The file of a manifest entry; InputError where it is not the one that the manifest names."""
-        return vectors.read(self.uri, entry)
+        """The file of a manifest entry; InputError where it is not the one that the manifest names, or not as wide."""
+        table = vectors.read(self.uri, entry)
+        width = table.schema.field(EMBEDDING).type.list_size
+        if width != self.embedding_dim:
+            raise InputError(
+                f"embeddings: {self.uri}/{entry['file']} has vectors of {width} values; expected the manifest's "
+                f"{self.embedding_dim}"
+            )
+        return table
 
 
 def latest(root: str) -> Snapshot | None:

@@ -27,7 +27,7 @@ def verify(snapshot: Snapshot) -> Iterator[tuple[str, list[str]]]:
     yield "manifest.json", list(_check_totals(snapshot))
     for index, entry in enumerate(manifest["files"]):
         try:
-            table = snapshot.part(entry)
+            table = vectors.read(snapshot.uri, entry)
         except InputError as error:
             yield entry["file"], [str(error).removeprefix(f"{snapshot.uri}/{entry['file']}: ")]
             continue

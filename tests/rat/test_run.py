@@ -290,6 +290,14 @@ def test_a_table_with_nan_is_refused_before_training(dataset, tmp_path):
         run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
 
 
+def test_vectors_of_another_width_than_the_snapshot_says_are_refused(dataset, tmp_path):
+    root = publish(tmp_path / "root", dataset.item_ids, np.ones((NUM_ITEMS, 3)))
+    manifest = storage.read_json(f"{root}/first/manifest.json")
+    storage.write_json(f"{root}/first/manifest.json", manifest | {"dimension": 5})
+    with pytest.raises(InputError, match=r"part-00000\.parquet has vectors of 3 values; expected the manifest's 5"):
+        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
+
+
 def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset, embeddings, tmp_path):
     config = config_for(
         dataset,

@@ -25,7 +25,7 @@ WALKS = Sequences.from_lists(
 )
 TRAIN = LeaveOneOut().train(WALKS)
 SCHEDULE = Schedule(
-    batch_positions=24,
+    batch_positions=12,
     learning_rate=0.0,
     weight_decay=0.0,
     popularity_offset=0.3,
