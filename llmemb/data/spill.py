@@ -34,9 +34,10 @@ class Spill:
         buffer = io.BytesIO()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_file(buffer, table.schema, options=options) as writer:
+            # Slices of one batch share its dictionaries: the format lets none be replaced.
+            whole = table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
             for start, stop in itertools.pairwise(bounds):
-                batches = table.slice(start, stop - start).to_batches()
-                writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema))
+                writer.write_batch(whole.slice(start, stop - start))
         storage.write_bytes(storage.join(self.folder, name), buffer.getvalue())
         return name
 

@@ -430,6 +430,24 @@ def test_dataset_is_the_same_on_ray_and_in_any_number_of_parts(tables: Tables, r
     assert storage.list_tree(f"{tables.output}/_work") == []
 
 
+def test_categories_of_parquet_are_text_in_any_number_of_buckets(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours, sizes = ["red", "blue", None, "red"], ["S", "M", "S", None]
+    items = ITEMS.with_columns(
+        colour=pl.Series(colours, dtype=pl.Categorical),
+        sizes=pl.Series([[size] for size in sizes], dtype=pl.List(pl.Enum("SM"))),
+    )
+    tables.write(items=items, interactions=INTERACTIONS.cast({"user_id": pl.Categorical}))
+    monkeypatch.setattr("llmemb.data.prepare.MIB", 2048)  # several buckets
+    dataset = tables.prepare(execution={"in_process_mib": 1000, "bucket_mib": 1})
+    read = _read(dataset, "items").sort("item_id")
+    assert read.select("colour", "sizes").equals(
+        items.select("colour", "sizes").cast({"colour": pl.String, "sizes": pl.List(pl.String)})
+    )
+    assert _sequences(dataset) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+
+
 @given(
     rows=st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(0, 5)), min_size=1),
     min_user=st.integers(0, 4),
