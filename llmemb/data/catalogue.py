@@ -3,7 +3,7 @@
 import base64
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,11 +75,17 @@ class CatalogueReader:
         layout = FORMATS[self.format]
         syntax = syntax_of(layout.items, part.file)
         for chunk in read_records(part.file, syntax, self.refusals):
+            clashes: columns.Refusals = {}
             if isinstance(syntax, Delimited):
                 check_column(self.item_id, list(chunk[0][1]), part.file.uri)
-            _check_name(self.item_id, chunk[0][1], part.file.uri)
+                _check_name(self.item_id, chunk[0][1], part.file.uri)
+            elif self.item_id != ITEM_ID:
+                reason = f"{ITEM_ID} beside {self.item_id}, which is the id (columns.item_id)"
+                clashes = {index: reason for index, (_, record) in enumerate(chunk) if ITEM_ID in record}
             records = [layout.attributes({ITEM_ID: record.pop(self.item_id, None), **record}) for _, record in chunk]
-            ids, usable = self._ids([record.pop(ITEM_ID) for record in records], [row for row, _ in chunk], part)
+            ids, usable = self._ids(
+                [record.pop(ITEM_ID) for record in records], [row for row, _ in chunk], part, clashes
+            )
             plain = [attributes.plain_json(record) for record in itertools.compress(records, usable)]
             self.kinds = attributes.merge_kinds([self.kinds, *(self._kinds_of(record, syntax) for record in plain)])
             yield ids.with_columns(pl.Series(RECORD, [json.dumps(record) for record in plain], pl.String))
@@ -88,10 +94,15 @@ class CatalogueReader:
         return {name: attributes.kind_of(value, infers=syntax.infers_types) for name, value in record.items()}
 
     def _ids(
-        self, ids: Sequence[Any] | pl.Series, rows: Sequence[int], part: Part
+        self, ids: Sequence[Any] | pl.Series, rows: Sequence[int], part: Part, unusable: Mapping[int, str] | None = None
     ) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
-        """``item_id, place`` of the usable rows, and which those are."""
+        """``item_id, place`` of the usable rows, and which those are.
+
+        Args:
+            unusable: Reasons against rows, by their index, that their ids do not tell.
+        """
         texts, refused = columns.id_texts(ids, self.item_id, part.file.uri)
+        refused |= unusable or {}
         self.refusals.rows += len(rows)
         for index, reason in sorted(refused.items()):
             self.refusals.add(part.file.uri, rows[index], reason)

@@ -272,6 +272,16 @@ def test_quote_that_never_closes_costs_its_own_row(tmp_path: Path) -> None:
     assert dataset.items().filter(pa.compute.field("item_id") == "b")["title"].to_pylist() == ["two\nlines"]
 
 
+def test_record_with_two_ids_is_refused(tmp_path: Path) -> None:
+    items = [_json(asin="a", title="A"), _json(asin="b", item_id="z", title="B"), _json(asin="c", title="C")]
+    layout = LAYOUTS["amazon-2018"]
+    dataset = _prepare(tmp_path, "amazon-2018", layout, [layout.interaction("u", "a", 1)], items)
+    refused = dataset.info["refused_rows"]["items"]
+    assert refused["counts"] == {"item_id beside asin, which is the id (columns.item_id)": 1}
+    assert refused["examples"][0]["row"] == 2
+    assert sorted(dataset.item_ids) == ["a", "c"]
+
+
 def test_program_text_is_not_run(tmp_path: Path) -> None:
     layout = LAYOUTS["steam"]
     canary = tmp_path / "canary"
