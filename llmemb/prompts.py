@@ -49,6 +49,7 @@ class PromptTemplate(Config):
     attributes: tuple[Attribute, ...] = Field(min_length=1)
     instruction: str = ""
     clause: str = "{label} is {value}"
+    """A Python format of both; only the value is a must."""
     clause_separator: str = "; "
     list_separator: str = ", "
     separators_in_values: Literal["replace", "keep"] = "replace"
@@ -69,6 +70,17 @@ class PromptTemplate(Config):
             named = [{"name": entry} if isinstance(entry, str) else entry for entry in values["attributes"]]
             return {**values, "attributes": named}
         return values
+
+    @field_validator("clause")
+    @classmethod
+    def _shows_the_value(cls, clause: str) -> str:
+        try:
+            shows = clause.format(label="x", value="y") != clause.format(label="x", value="z")
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError("expected text with {label} and {value}") from error
+        if not shows:
+            raise ValueError("expected text with {value}")
+        return clause
 
     @model_validator(mode="after")
     def _tokens_have_a_tokenizer(self) -> Self:
@@ -135,7 +147,7 @@ class PromptTemplate(Config):
     def _text(self, attribute: Attribute, value: Any) -> str:
         """The attribute's value as the clause shows it; empty where there is none."""
         text = self._plain(attribute, value)
-        if self.separators_in_values == "replace":
+        if self.separators_in_values == "replace" and self.clause_separator:
             text = text.replace(self.clause_separator, self.list_separator)
         if attribute.max_characters:
             text = text[: attribute.max_characters].rstrip()

@@ -52,6 +52,19 @@ def test_shape_of_the_prompt_is_configuration() -> None:
     assert template.render({"a": ["x", "y"], "b": "{value}"}) == "Item: a=x, y | b={value}"
 
 
+@pytest.mark.parametrize("clause", ["{name}: {value}", "{label}", "{value", "{} {value}", "{value:d}", "{value[a]}"])
+def test_clause_must_show_the_value(clause: str) -> None:
+    with pytest.raises(ValueError, match=r"expected text with .*{value}"):
+        PromptTemplate.model_validate({"attributes": ["a"], "clause": clause})
+
+
+def test_clauses_may_stand_without_a_separator() -> None:
+    template = PromptTemplate.model_validate(
+        {"attributes": ["a", "b"], "clause": "{label} is {value}. ", "clause_separator": ""}
+    )
+    assert template.render({"a": "Green tea", "b": 1}) == "a is Green tea. b is 1. "
+
+
 def test_absent_column_is_named_with_those_there_are() -> None:
     with pytest.raises(InputError, match="catalogue has no column 'price'; it has item_id, title, categories"):
         TEMPLATE.check_columns(["item_id", "title", "categories"], "catalogue")
