@@ -159,6 +159,7 @@ class PromptTemplate(Config):
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value += 0  # -0.0 is 0.0, as it is equal to it
             if attribute.number_format is not None:
                 return format(value, attribute.number_format)
             return f"{value:.6g}" if isinstance(value, float) else str(value)

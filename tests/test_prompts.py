@@ -122,6 +122,14 @@ def test_cap_in_tokens_counts_by_the_templates_tokenizer(tiny_encoder: Path) -> 
         PromptTemplate.model_validate({"attributes": attributes})
 
 
+def test_zero_has_no_sign_alone_and_in_a_batch() -> None:
+    template = PromptTemplate.model_validate({"attributes": ["price", {"name": "cost", "number_format": ".1f"}]})
+    prompt = "price is 0; cost is 0.0"
+    for zeros in ([0.0, -0.0], [-0.0, 0.0]):
+        assert template.render_batch(pa.table({"price": zeros, "cost": zeros})) == [prompt, prompt]
+    assert template.render({"price": -0.0, "cost": -0.0}) == prompt
+
+
 @given(
     items=st.lists(
         st.fixed_dictionaries(
