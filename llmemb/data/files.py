@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -18,6 +19,9 @@ MAX_LINE_BYTES = 16 * 2**20
 READ_BYTES = 2**20
 EXPANSION = 6
 """How many times its size on disk a compressed or Parquet file may fill, roughly; only sizes of work follow from it."""
+
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)
+"""What reading a damaged file may raise."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def read_lines(file: SourceFile) -> Iterator[bytes | None]:
             for line in _bounded_lines(stream):
                 yield line.removeprefix(b"\xef\xbb\xbf") if first and line else line
                 first = False
-    except (gzip.BadGzipFile, EOFError, OSError, pa.ArrowException) as error:
+    except DAMAGED as error:
         if isinstance(error, InputError):
             raise
         kind = file.compression or "readable"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmemb import storage
 from llmemb.data import columns
 from llmemb.data.dataset import ITEM_ID, TIMESTAMPS, USER_ID
-from llmemb.data.files import SourceFile, open_stream, read_lines
+from llmemb.data.files import DAMAGED, SourceFile, open_stream, read_lines
 from llmemb.data.formats import FORMATS, FormatName, TableFormat
 from llmemb.data.records import Delimited, Refused, Syntax
 from llmemb.data.refusals import Refusals
@@ -219,7 +219,7 @@ def open_parquet(file: SourceFile) -> pq.ParquetFile:
     stream = open_stream(file)
     try:
         return pq.ParquetFile(stream)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         raise InputError(f"{file.uri}: not Parquet: {' '.join(str(error).split())}") from error
 
 
@@ -235,7 +235,7 @@ def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.Record
             check_column(column, available, part.file.uri)
         try:
             yield from parquet.iter_batches(RECORDS_PER_CHUNK, row_groups=part.row_groups, columns=needed)
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGED as error:
             raise InputError(f"{part.file.uri}: not Parquet: {' '.join(str(error).split())}") from error
 
 

@@ -576,6 +576,10 @@ def test_bad_table_is_one_line_and_claims_no_output(tables: Tables, name: str) -
     tables.write().prepare()  # once mended, the same output will do
 
 
+def _flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
 def test_unreadable_sources_are_named(tables: Tables) -> None:
     with pytest.raises(InputError, match="absent: no such table: expected a file"):
         tables.prepare(items=str(tables.folder / "absent"))
@@ -591,6 +595,8 @@ def test_unreadable_sources_are_named(tables: Tables) -> None:
         ("x.csv", b"item_id,title\n1,2,3\n", r"1 of 1 rows .*: not a record: too many fields \(1,2,3\)"),
         ("x.jsonl", b"{x", "1 of 1 rows .*: not a record: broken JSON"),
         ("x.csv.gz", b"item_id", "not gzip to its end"),
+        ("x.csv.gz", _flipped(gzip.compress(b"item_id\na\n"), 10), "not gzip to its end: Error -3"),
+        ("x.parquet.gz", _flipped(gzip.compress(b"PAR1"), 10), "not Parquet: Error -3"),
     ],
 )
 def test_source_in_the_wrong_format_is_named(tables: Tables, name: str, content: bytes, message: str) -> None:
