@@ -16,6 +16,8 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PARQUET = ".parquet"
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is refused unread: a worker holds no more than one of them."""
+MAX_DOCUMENT_BYTES = 2**30
+"""The same of a file that is one JSON document: parsing holds it whole, several times over."""
 READ_BYTES = 2**20
 EXPANSION = 6
 """How many times its size on disk a compressed or Parquet file may fill, roughly; only sizes of work follow from it."""
@@ -100,8 +102,8 @@ class _Unpacked(io.RawIOBase):
         return len(content)
 
 
-def read_lines(file: SourceFile) -> Iterator[bytes | None]:
-    """The lines without their ends, empty ones too; None in place of one longer than ``MAX_LINE_BYTES``.
+def read_lines(file: SourceFile, max_bytes: int) -> Iterator[bytes | None]:
+    """The lines without their ends, empty ones too; None in place of one longer than ``max_bytes``.
 
     Raises:
         InputError: the file cannot be unpacked.
@@ -109,7 +111,7 @@ def read_lines(file: SourceFile) -> Iterator[bytes | None]:
     try:
         with open_stream(file) as stream:
             first = True
-            for line in _bounded_lines(stream):
+            for line in _bounded_lines(stream, max_bytes):
                 yield line.removeprefix(b"\xef\xbb\xbf") if first and line else line
                 first = False
     except DAMAGED as error:
@@ -119,9 +121,9 @@ def read_lines(file: SourceFile) -> Iterator[bytes | None]:
         raise InputError(f"{file.uri}: not {kind} to its end: {' '.join(str(error).split())}") from error
 
 
-def _bounded_lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    while line := stream.readline(MAX_LINE_BYTES + 2):
-        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
+def _bounded_lines(stream: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
+    while line := stream.readline(max_bytes + 2):
+        if len(line) <= max_bytes or line.endswith(b"\n"):
             yield line.rstrip(b"\r\n")
             continue
         while (rest := stream.readline(READ_BYTES)) and not rest.endswith(b"\n"):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from llmemb import storage
 from llmemb.data import columns
 from llmemb.data.dataset import ITEM_ID, TIMESTAMPS, USER_ID
-from llmemb.data.files import DAMAGED, SourceFile, open_stream, read_lines
+from llmemb.data.files import DAMAGED, MAX_DOCUMENT_BYTES, MAX_LINE_BYTES, SourceFile, open_stream, read_lines
 from llmemb.data.formats import FORMATS, FormatName, TableFormat
-from llmemb.data.records import Delimited, Refused, Syntax
+from llmemb.data.records import Delimited, JsonDocument, Refused, Syntax
 from llmemb.data.refusals import Refusals
 from llmemb.errors import InputError
 
@@ -279,7 +279,7 @@ def read_records(
     Raises:
         InputError: the file as a whole is not in the format, or its first line lacks one of the fields.
     """
-    lines = _Metered(read_lines(file))
+    lines = _Metered(read_lines(file, MAX_DOCUMENT_BYTES if isinstance(syntax, JsonDocument) else MAX_LINE_BYTES))
     chunk: list[tuple[int, Any]] = []
     num_records = 0
     for row, record in syntax.records(lines, file.uri):

@@ -10,11 +10,12 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from llmemb.data.files import MAX_LINE_BYTES
+from llmemb.data.files import MAX_DOCUMENT_BYTES, MAX_LINE_BYTES
 from llmemb.data.refusals import BROKEN, shorten
 from llmemb.errors import InputError
 
@@ -206,8 +207,7 @@ class JsonDocument:
     infers_types: ClassVar[bool] = False
 
     def records(self, lines: Iterable[bytes | None], where: str) -> Iterator[tuple[int, Record | Refused]]:
-        content = list(lines)
-        text = _decode(None if None in content else b"\n".join(line for line in content if line is not None), "utf-8")
+        text = _decode(_whole(lines), "utf-8", MAX_DOCUMENT_BYTES)
         if isinstance(text, Refused):
             raise InputError(f"{where}: expected one JSON object: {text.reason}")
         try:
@@ -232,7 +232,7 @@ class _DuplicateKeyError(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
-        raise _DuplicateKeyError(next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1))
+        raise _DuplicateKeyError(Counter(name for name, _ in pairs).most_common(1)[0][0])
     return record
 
 
@@ -247,9 +247,20 @@ def _parse_literal(text: str) -> Any:
         return None
 
 
-def _decode(line: bytes | None, encoding: str) -> str | Refused:
-    if line is None or len(line) > MAX_LINE_BYTES:
-        return Refused(f"longer than {MAX_LINE_BYTES // 2**20} MiB")
+def _whole(lines: Iterable[bytes | None]) -> bytes | None:
+    """The lines of a document as one; None where it is too long, read no further than that."""
+    content, num_bytes = [], 0
+    for line in lines:
+        num_bytes += len(line or b"") + 1
+        if line is None or num_bytes > MAX_DOCUMENT_BYTES:
+            return None
+        content.append(line)
+    return b"\n".join(content)
+
+
+def _decode(line: bytes | None, encoding: str, max_bytes: int = MAX_LINE_BYTES) -> str | Refused:
+    if line is None or len(line) > max_bytes:
+        return Refused(f"longer than {max_bytes // 2**20} MiB")
     try:
         return line.decode(encoding)
     except UnicodeDecodeError as error:
