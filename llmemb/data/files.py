@@ -49,16 +49,15 @@ class SourceFile:
 def find_files(uri: str, suffixes: Sequence[str]) -> list[SourceFile]:
     """The files at a URI: one file of any name, a folder's files with these suffixes, or those that a glob matches.
 
-    In the order of their names; names that begin with ``.`` or ``_`` are left out.
+    In the order of their names; of a folder and a glob, names that begin with ``.`` or ``_`` are left out.
 
     Raises:
         InputError: nothing is there.
     """
     if storage.list_files(uri):
-        files = [file for file in map(_describe, storage.list_files(uri)) if file.suffix in suffixes]
-        files = [file for file in files if storage.name(file.uri)[0] not in "._"]
+        files = [file for file in map(_describe, _shown(storage.list_files(uri))) if file.suffix in suffixes]
     elif any(character in uri for character in "*?[") and not storage.exists(uri):
-        files = [_describe(file) for file in storage.glob(uri)]
+        files = [_describe(file) for file in _shown(storage.glob(uri))]
     elif _describe_name(uri)[0]:
         return [_describe(uri)]
     else:
@@ -66,6 +65,11 @@ def find_files(uri: str, suffixes: Sequence[str]) -> list[SourceFile]:
     if not files:
         raise InputError(f"{uri}: no such table: expected a file, a folder or a glob of {', '.join(suffixes)} files")
     return files
+
+
+def _shown(uris: Sequence[str]) -> list[str]:
+    """Without what hides, such as Spark's ``_SUCCESS``."""
+    return [uri for uri in uris if storage.name(uri)[0] not in "._"]
 
 
 def fingerprint(files: Sequence[SourceFile]) -> str:

@@ -375,6 +375,15 @@ def test_packed_files_and_globs(tables: Tables) -> None:
     assert dataset.info["counts"]["dropped_interactions"]["repeat"] == 8
 
 
+def test_glob_leaves_out_what_a_folder_does(tables: Tables) -> None:
+    log = tables.folder / "log"
+    log.mkdir()
+    INTERACTIONS.write_csv(log / "part-00000.csv")
+    for name in ("_SUCCESS", "._SUCCESS.crc", ".part-00000.csv.crc"):
+        (log / name).write_bytes(b"")
+    assert _sequences(tables.prepare(interactions=f"{log}/*")) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+
+
 def test_catalogue_files_may_differ_in_columns(tables: Tables) -> None:
     folder = tables.folder / "catalogue"
     folder.mkdir()
