@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb.buckets import overlapping
@@ -66,6 +67,7 @@ class CatalogueReader:
             frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
             check_column(self.item_id, frame.columns, part.file.uri)
             _check_name(self.item_id, frame.columns, part.file.uri)
+            _check_own([PLACE, RECORD], frame.columns, part.file.uri)
             others = frame.drop(self.item_id)
             self.schema = attributes.plain_table(others[:0]).schema
             ids, usable = self._ids(frame[self.item_id], rows.tolist(), part)
@@ -153,12 +155,21 @@ class CatalogueShuffle:
         else:
             table = attributes.plain_table(frame)
         arrays = [
-            table.column(item.name).cast(item.type)
+            _cast(table.column(item.name), item)
             if item.name in table.column_names
             else pa.nulls(frame.height, item.type)
             for item in self.schema
         ]
         return pa.table(arrays, schema=self.schema)
+
+
+def _cast(column: pa.ChunkedArray, item: pa.Field) -> pa.ChunkedArray:
+    """Whole numbers become the nearest number, as those of text do."""
+    try:
+        return column.cast(options=pc.CastOptions(item.type, allow_float_truncate=True))
+    except pa.ArrowException as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"items: their files do not fit together: {item.name} as {item.type}: {message}") from error
 
 
 def final_schema(kinds: Kinds, schemas: Sequence[pa.Schema], uri: str) -> pa.Schema:
@@ -167,6 +178,7 @@ def final_schema(kinds: Kinds, schemas: Sequence[pa.Schema], uri: str) -> pa.Sch
     Raises:
         InputError: a column has types that do not fit together.
     """
+    _check_own([PLACE], list(kinds), uri)
     try:
         unified = pa.unify_schemas([*schemas, attributes.schema_of(kinds)], promote_options="permissive")
     except pa.ArrowException as error:
@@ -185,3 +197,9 @@ def schema_from_text(text: str) -> pa.Schema:
 def _check_name(item_id: str, names: Sequence[str], where: str) -> None:
     if item_id != ITEM_ID and ITEM_ID in names:
         raise InputError(f"columns.item_id: {where} has {item_id!r} and {ITEM_ID!r}; expected one of them")
+
+
+def _check_own(own: Sequence[str], names: Sequence[str], where: str) -> None:
+    for name in own:
+        if name in names:
+            raise InputError(f"{where}: a column is called {name!r}, which prepare calls one of its own")

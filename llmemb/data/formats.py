@@ -73,7 +73,7 @@ def _flat_categories(paths: Any) -> list[str]:
 def _price(value: Any) -> float | None:
     """``$1,234.50`` as a number; None for ranges and words."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if isinstance(value, float) or abs(value) < 10**300 else None
     found = re.fullmatch(r"\s*\$?\s*(\d[\d,]{0,15}(?:\.\d+)?)\s*", value) if isinstance(value, str) else None
     return float(found[1].replace(",", "")) if found else None
 

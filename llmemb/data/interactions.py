@@ -122,10 +122,10 @@ class InteractionReader:
             units = UNITS_PER_SECOND[names.timestamp_unit] if theirs == names.timestamp else 1
             frame[ours], bad = columns.numbers(raw[theirs], theirs, where, units=units)
             if ours == TIMESTAMPS:
-                frame[ours] = frame[ours].floor().cast(pl.Int64)
                 # A time that orders nothing may be missing.
                 bad = {row: reason for row, reason in bad.items() if reason != f"no {theirs}"}
                 bad = columns.refuse_odd_times(frame[ours], theirs) | bad
+                frame[ours] = frame[ours].floor().cast(pl.Int64, strict=False)  # null is refused: 2**63 is after 2099
             refused = bad | refused
         self.refusals.rows += len(rows)
         for index, reason in sorted(refused.items()):
@@ -227,16 +227,25 @@ def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.Record
     """Batches of a part's rows.
 
     Raises:
-        InputError: it is not Parquet, or lacks a needed column.
+        InputError: it is not Parquet, lacks a needed column, or has one that cannot be read.
     """
     with open_parquet(part.file) as parquet:
-        available = parquet.schema_arrow.names
-        for column in needed or ():
-            check_column(column, available, part.file.uri)
+        _check_schema(parquet.schema_arrow, needed, part.file.uri)
         try:
             yield from parquet.iter_batches(RECORDS_PER_CHUNK, row_groups=part.row_groups, columns=needed)
         except DAMAGED as error:
             raise InputError(f"{part.file.uri}: not Parquet: {' '.join(str(error).split())}") from error
+
+
+def _check_schema(schema: pa.Schema, needed: Sequence[str] | None, where: str) -> None:
+    for column in schema.names if needed is None else needed:
+        check_column(column, schema.names, where)
+        if schema.names.count(column) > 1:
+            raise InputError(f"{where}: its columns include {column!r} twice")
+        if pa.types.is_decimal256(schema.field(column).type):
+            raise InputError(
+                f"{where}: column {column!r} holds {schema.field(column).type}: expected at most 38 digits"
+            )
 
 
 def readable_rows(

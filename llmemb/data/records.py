@@ -22,7 +22,10 @@ from llmemb.errors import InputError
 Record = dict[str, Any]
 MAX_LINES_OF_A_RECORD = 1000
 """A quote that is open for longer was never closed."""
+MAX_DEPTH = 100
+"""Of lists and objects in one another; what is nested deeper is no attribute, and Python's stack ends at about 300."""
 _Group = list[tuple[int, bytes | None]]
+_NESTS = (dict, list, tuple)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -81,6 +84,8 @@ class JsonLines:
                 return Refused(f"{BROKEN}: broken JSON", str(error).split(":")[0])
         if not isinstance(record, dict):
             return Refused(f"{BROKEN}: not an object", text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(record):
+            return Refused("nested too deep", text)
         if "\\u" in text and _has_surrogate(record):
             return Refused("not valid Unicode", text)
         return record
@@ -217,7 +222,9 @@ class JsonDocument:
         if not isinstance(document, dict):
             raise InputError(f"{where}: expected one JSON object, got a {type(document).__name__}")
         for row, (key, value) in enumerate(document.items(), start=1):
-            if not isinstance(value, dict):
+            if _is_too_deep(value):
+                yield row, Refused("nested too deep", key)
+            elif not isinstance(value, dict):
                 yield row, Refused(f"{BROKEN}: not an object", str(value))
             elif _has_surrogate(value) or _has_surrogate(key):
                 yield row, Refused("not valid Unicode", str(key))
@@ -265,6 +272,16 @@ def _decode(line: bytes | None, encoding: str, max_bytes: int = MAX_LINE_BYTES) 
         return line.decode(encoding)
     except UnicodeDecodeError as error:
         return Refused(f"not {encoding.upper()}", str(error))
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        parents = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, _NESTS))
+        level = [child for children in parents for child in children]
+        if not level:
+            return False
+    return any(isinstance(each, _NESTS) for each in level)
 
 
 def _has_surrogate(value: Any) -> bool:

@@ -306,6 +306,14 @@ def test_document_may_be_longer_than_a_line(tmp_path: Path, monkeypatch: pytest.
     assert sorted(_prepare(tmp_path, "llmemb", interactions, catalogue).item_ids) == ["x", "y"]
 
 
+def test_entry_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    interactions, catalogue = _llmemb(tmp_path)
+    entries = [f'"{name}": {{"title": {"[" * depth}{"]" * depth}}}' for name, depth in (("x", 500), ("y", 50))]
+    (tmp_path / catalogue).write_text("{" + ", ".join(entries) + "}")
+    with pytest.raises(InputError, match=r"1 of 2 rows .* because of: nested too deep \(x\)"):
+        _prepare(tmp_path, "llmemb", interactions, catalogue)
+
+
 @pytest.mark.parametrize("in_lines", [False, True])
 def test_document_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_lines: bool) -> None:
     interactions, catalogue = _llmemb(tmp_path)

@@ -239,6 +239,21 @@ def test_every_parquet_row_is_used_or_counted(
     assert len(parts) == -(-len(users) // 3)
 
 
+def test_time_at_the_end_of_the_integers_is_refused_beside_fractions(tmp_path: Path) -> None:
+    layout = LAYOUTS["table jsonl"]
+    log = [layout.interaction("u", "a", at) for at in (1.5, 2**63 - 1, 2)]
+    dataset = _prepare(tmp_path, "table", layout, log, [layout.item("a", "T")])
+    assert dataset.info["refused_rows"]["interactions"]["counts"] == {"timestamp after 2099: are these seconds?": 1}
+    assert len(dataset.sequences.items) == 2
+
+
+def test_price_beyond_all_floats_is_missing(tmp_path: Path) -> None:
+    layout = LAYOUTS["amazon-2018"]
+    items = [layout.item("a", 10**400), layout.item("b", 7)]
+    dataset = _prepare(tmp_path, "amazon-2018", layout, [layout.interaction("u", "a", 1)], items)
+    assert sorted(dataset.items()["price"].to_pylist(), key=str) == [7.0, None]
+
+
 def test_parquet_text_that_is_not_utf8_costs_its_own_row(tmp_path: Path) -> None:
     def texts(*values: bytes) -> pa.Array:
         return pa.array(values).view(pa.string())

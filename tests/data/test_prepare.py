@@ -1,6 +1,7 @@
 """From a user's own tables to the dataset artifact, and every way in which the tables can be bad."""
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -398,6 +400,18 @@ def test_catalogue_files_may_differ_in_columns(tables: Tables) -> None:
     ]
 
 
+def test_whole_numbers_and_numbers_of_two_files_are_numbers(tables: Tables) -> None:
+    folder, other = tables.folder / "catalogue", {"item_id": ["c", "d"]}
+    folder.mkdir()
+    (folder / "0.parquet").write_bytes(_parquet(item_id=["a", "b"], count=[2**60 + 1, 1]))
+    (folder / "1.parquet").write_bytes(_parquet(**other, count=[0.5, 1.0]))
+    read = tables.prepare(items=str(folder)).items()
+    assert sorted(read["count"].to_pylist()) == [0.5, 1.0, 1.0, 2.0**60]
+    (folder / "1.parquet").write_bytes(_parquet(**other, count=pa.array([2**63, 1], pa.uint64())))
+    with pytest.raises(InputError, match="do not fit together: count as int64: Integer value 9223372036854775808 not"):
+        tables.prepare(items=str(folder), output=f"{tables.output}-2")
+
+
 def test_refused_rows_are_counted_and_shown(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
     log = tables.folder / "log.csv"
     log.write_text(INTERACTIONS.write_csv() + "u1,a,soon\nu1,,3\nu1,a,\n")
@@ -589,6 +603,13 @@ def _flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
 
+def _parquet(**columns: Any) -> bytes:
+    """Of names that differ in case only, both in lower case."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns).rename_columns([name.lower() for name in columns]), buffer)
+    return buffer.getvalue()
+
+
 def test_unreadable_sources_are_named(tables: Tables) -> None:
     with pytest.raises(InputError, match="absent: no such table: expected a file"):
         tables.prepare(items=str(tables.folder / "absent"))
@@ -605,6 +626,15 @@ def test_unreadable_sources_are_named(tables: Tables) -> None:
         ("x.jsonl", b"{x", "1 of 1 rows .*: not a record: broken JSON"),
         ("x.csv.gz", b"item_id", "not gzip to its end"),
         ("x.csv.gz", _flipped(gzip.compress(b"item_id\na\n"), 10), "not gzip to its end: Error -3"),
+        ("x.parquet", _parquet(item_id=["a"], t=["x"], T=["y"]), "its columns include 't' twice"),
+        ("x.parquet", _parquet(item_id=["a"], __place__=[1]), "a column is called '__place__'"),
+        ("x.jsonl", b'{"item_id": "a", "__place__": 1}', "a column is called '__place__'"),
+        (
+            "x.parquet",
+            _parquet(item_id=["a"], x=pa.array([1], pa.decimal256(50))),
+            r"column 'x' holds decimal256\(50, 0\)",
+        ),
+        ("x.jsonl", b'{"item_id": "a", "x": ' + b"[" * 500 + b"]" * 500 + b"}", "1 of 1 rows .*: nested too deep"),
         ("x.parquet.gz", _flipped(gzip.compress(b"PAR1"), 10), "not Parquet: Error -3"),
     ],
 )
