@@ -217,6 +217,8 @@ class JsonDocument:
             raise InputError(f"{where}: expected one JSON object: {text.reason}")
         try:
             document = _parse_json(text)
+        except _DuplicateKeyError as error:
+            raise InputError(f"{where}: a key occurs twice: {shorten(str(error))}") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: expected one JSON object: {error}") from error
         if not isinstance(document, dict):

@@ -295,6 +295,9 @@ def test_handled_layout_needs_its_id_map(tmp_path: Path) -> None:
     (tmp_path / "id_map.json").write_text("[]")
     with pytest.raises(InputError, match=r"id_map\.json: expected an object with id2user and id2item"):
         _prepare(tmp_path, "llmemb", interactions, catalogue)
+    (tmp_path / "item2attributes.json").write_text('{"x": {}, "y": {}, "x": {}}')
+    with pytest.raises(InputError, match=r"item2attributes\.json: a key occurs twice: x"):
+        _prepare(tmp_path, "llmemb", interactions, catalogue)
     (tmp_path / "item2attributes.json").write_text("[1")
     with pytest.raises(InputError, match=r"item2attributes\.json: expected one JSON object"):
         _prepare(tmp_path, "llmemb", interactions, catalogue)
