@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, cast
 
 from llmemb.errors import InputError
@@ -113,7 +112,7 @@ def train_on_ray(
 ) -> Any:
     """Runs a function on a Ray Train group, again after losing a worker; returns Ray Train's result.
 
-    Bad input that a worker finds, and numbers that are not finite, end it at once: no retry would mend them.
+    Bad input that any worker finds, and numbers that are not finite, end it at once: no retry would mend them.
 
     Args:
         storage_uri: Where Ray Train keeps its record and checkpoints, in the folder ``name``; a run of the same place
@@ -127,8 +126,8 @@ def train_on_ray(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    result: Any = TorchTrainer(
-        cast(Any, partial(_guarded, worker)),
+    trainer = TorchTrainer(
+        cast(Any, worker),
         train_loop_config=arguments,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
@@ -136,22 +135,33 @@ def train_on_ray(
             storage_path=storage_uri,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=checkpoints,
+            callbacks=[_end_on_bad_input()],
         ),
-    ).fit()
-    if result.return_value is not None:
-        raise InputError(result.return_value)
-    return result
-
-
-def _guarded(worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any]) -> str | None:
-    """Returns what Ray Train would take for a failure and try again."""
+    )
     try:
-        worker(arguments)
-    except InputError as error:
-        return str(error)
-    except FloatingPointError as error:
-        return f"training: {error}"
-    return None
+        return trainer.fit()
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, InputError):
+            raise error.controller_failure from error
+        raise
+
+
+def _end_on_bad_input() -> Any:
+    """Raises bad input in Ray Train's controller, which then stops all workers, also those that wait for the one.
+
+    A worker's own exception would be tried again; one that returned would leave the others waiting.
+    """
+    import ray.train
+
+    class EndOnBadInput(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if isinstance(error, InputError):
+                    raise InputError(str(error))
+                if isinstance(error, FloatingPointError):
+                    raise InputError(f"training: {error}")
+
+    return EndOnBadInput()
 
 
 def training_workers(

@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import ray.train
 
 from llmemb import cluster
 from llmemb.errors import InputError
@@ -88,3 +90,58 @@ def test_no_cluster_at_the_address_is_one_line(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(InputError, match=r"RAY_ADDRESS: no Ray cluster answers at 10\.0\.0\.1:6379"):
         cluster.connect()
+
+
+def waits_for_the_second_worker(arguments: dict[str, Any]) -> None:
+    import ray.train
+    import torch.distributed as dist
+
+    if ray.train.get_context().get_world_rank() == 1:
+        with (arguments["folder"] / "starts").open("a") as starts:
+            starts.write("start\n")
+        raise arguments["error"]
+    if arguments["waits_in"] == "barrier":
+        dist.barrier()
+    else:
+        ray.train.report({})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "waits_in", "max_failures", "message"),
+    [
+        (InputError("items: what is wrong"), "barrier", 2, "items: what is wrong"),
+        (FloatingPointError("step 3: loss nan"), "report", 0, "training: step 3: loss nan"),
+    ],
+)
+def test_bad_input_on_one_worker_ends_those_that_wait_for_it(
+    ray_local, tmp_path, error, waits_in, max_failures, message
+):
+    with pytest.raises(InputError) as raised:
+        train(waits_for_the_second_worker, tmp_path, max_failures, error=error, waits_in=waits_in)
+    assert str(raised.value) == message
+    assert (tmp_path / "starts").read_text().count("start") == 1
+
+
+def fails_once(arguments: dict[str, Any]) -> None:
+    marker = arguments["folder"] / "failed"
+    if not marker.exists():
+        marker.touch()
+        raise OSError("the store is busy")
+
+
+@pytest.mark.slow
+def test_what_may_pass_is_tried_again(ray_local, tmp_path):
+    train(fails_once, tmp_path, max_failures=2)
+    assert (tmp_path / "failed").exists()
+
+
+def train(worker: Any, folder: Path, max_failures: int, **arguments: Any) -> None:
+    cluster.train_on_ray(
+        worker,
+        {"folder": folder, **arguments},
+        storage_uri=str(folder),
+        name="record",
+        scaling=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        max_failures=max_failures,
+    )
