@@ -81,6 +81,8 @@ def make_engine(
     )
     if torch.cuda.is_available() and precision != "fp32":
         _try_packing(engine)
+    # transformers loads models for inference, where activations are not computed again and LoRA drops nothing.
+    engine.train()
     return engine
 
 

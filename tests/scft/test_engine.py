@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +137,25 @@ def run_memory_savers(rank: int, num_workers: int, values: dict, items_path: str
         engine, loss = build(config)
         model = engine.module.model
         transformer = model.get_base_model() if tuning == "lora" else model
-        assert transformer.is_gradient_checkpointing == settings.gradient_checkpointing
+        calls = count_calls(engine.module, transformer.encoder.layer[0])
         assert (engine.zero_offload_optimizer() is None) == (settings.offload == "none")
         assert (engine.zero_offload_param() is None) == (settings.offload != "all")
         losses[f"{name}, {tuning}"] = [step(engine, loss, config, items, n, rank, num_workers) for n in range(STEPS)]
+        again = calls["passes with a graph"] if settings.gradient_checkpointing else 0
+        assert calls["layer"] == calls["passes"] + again > 0
         engine.destroy()
     if rank == 0:
         Path(output, "losses.json").write_text(json.dumps(losses))
+
+
+def count_calls(encoder: torch.nn.Module, layer: torch.nn.Module) -> Counter[str]:
+    """Counts, from now on, passes through the encoder and the calls of one of its layers."""
+    calls: Counter[str] = Counter()
+    layer.register_forward_pre_hook(lambda *_: calls.update(["layer"]))
+    encoder.register_forward_pre_hook(
+        lambda *_: calls.update(["passes", *["passes with a graph"] * torch.is_grad_enabled()])
+    )
+    return calls
 
 
 def test_what_saves_memory_and_batches_added_up_train_as_plain_torch(scft_config, items_file, tmp_path):
