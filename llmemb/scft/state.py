@@ -119,8 +119,9 @@ def _read(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Te
 
 def _load_temperature(loss: TemperedLoss, name: str, value: Tensor) -> None:
     _, _, key = name.partition(".")
-    if key:
-        loss.optimizer.state[loss.log_temperature][key] = value
+    if key:  # the number of steps stays on the CPU, as in all of torch's optimizers
+        device = "cpu" if key == "step" else loss.log_temperature.device
+        loss.optimizer.state[loss.log_temperature][key] = value.to(device)
     else:
         loss.log_temperature.data.copy_(value)
 
