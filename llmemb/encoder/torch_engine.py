@@ -118,8 +118,11 @@ class TorchEngine:
         return reason is None
 
 
-def load_model(folder: EncoderFolder, *, precision: Precision, **config_overrides: float) -> Any:
+def load_model(folder: EncoderFolder, *, precision: Precision, dropout: bool = True) -> Any:
     """The transformer of an encoder folder: from safetensors, never with code from the folder.
+
+    Args:
+        dropout: Whether it drops anything where it is trained, at the rates of its own config.
 
     Raises:
         InputError: it is of no kind that encodes here, or weights are broken or missing.
@@ -129,7 +132,9 @@ def load_model(folder: EncoderFolder, *, precision: Precision, **config_override
 
     logging.disable_progress_bar()  # two seconds of work, and the job has a bar of its own
     with _loading(folder.path):
-        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, **config_overrides)
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        if not dropout:
+            _drop_nothing(config)
         if config.is_encoder_decoder:
             raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected one of them alone")
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
@@ -139,7 +144,19 @@ def load_model(folder: EncoderFolder, *, precision: Precision, **config_override
         raise InputError(f"{folder.path}: {len(missing)} weights of a {config.model_type} are missing: {missing[0]}, …")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # BERT's own, which no pooling here reads, and random where the folder has none
+    if not dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):  # also one whose rate is not in the config
+                module.p = 0.0
     return model
+
+
+def _drop_nothing(config: Any) -> None:
+    """Sets all rates of dropout to 0: every architecture has its own names, and attention reads some of them itself."""
+    for part in (config, config.get_text_config()):
+        for key, value in vars(part).items():
+            if "drop" in key and isinstance(value, float):
+                setattr(part, key, 0.0)
 
 
 def load_tokenizer(path: Path) -> Any:

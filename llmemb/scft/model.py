@@ -15,9 +15,6 @@ from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.encoder.torch_engine import load_model, pad
 from llmemb.scft.config import ScftConfig
 
-# Dropout would make the loss depend on how a batch is cut into chunks; the views are the augmentation.
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
-
 
 class PooledEncoder(nn.Module):
     """A language model whose forward pass gives one vector per text, ``[texts, dim]`` in float32.
@@ -53,7 +50,8 @@ def make_model(folder: EncoderFolder, config: ScftConfig, *, precision: Precisio
     import peft
 
     full = config.tuning == "full"
-    model = load_model(folder, precision="fp32" if full else precision, **NO_DROPOUT)
+    # Dropout would make the loss depend on how a batch is cut into chunks; the views are the augmentation.
+    model = load_model(folder, precision="fp32" if full else precision, dropout=False)
     if config.engine.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not full:
