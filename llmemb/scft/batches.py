@@ -1,6 +1,7 @@
 """The global batch: which items a step sees, whatever the number of workers."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,15 @@ def global_batch(step: int, *, seed: int, num_items: int, batch_size: int) -> Gl
     if batch_size > num_items:
         raise ValueError(f"expected a batch of at most {num_items} items, got {batch_size}")
     epoch, position = divmod(step, num_items // batch_size)
-    order = np.random.default_rng([seed, epoch]).permutation(num_items)
+    order = _order(seed, epoch, num_items)
     return GlobalBatch(epoch, order[position * batch_size : (position + 1) * batch_size])
+
+
+@lru_cache(maxsize=1)  # of a large catalogue it takes seconds, and an epoch's batches follow each other
+def _order(seed: int, epoch: int, num_items: int) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, epoch]).permutation(num_items)
+    order.flags.writeable = False
+    return order
 
 
 def worker_slice(batch_size: int, *, rank: int, num_workers: int) -> slice:

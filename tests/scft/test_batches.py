@@ -20,6 +20,15 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     assert not np.array_equal(global_batch(4, seed=8, num_items=100, batch_size=8).items, again.items)
 
 
+def test_an_epochs_order_is_drawn_once_and_is_numpys():
+    batches = [global_batch(step, seed=7, num_items=100, batch_size=8) for step in (12, 13, 23)]
+    order = np.random.default_rng([7, 1]).permutation(100)
+    for batch, start in zip(batches, (0, 8, 88), strict=True):
+        assert batch.epoch == 1
+        np.testing.assert_array_equal(batch.items, order[start : start + 8])
+    assert batches[0].items.base is batches[2].items.base
+
+
 def test_a_batch_larger_than_the_catalogue_is_refused():
     with pytest.raises(ValueError, match="at most 3 items, got 4"):
         global_batch(0, seed=0, num_items=3, batch_size=4)
