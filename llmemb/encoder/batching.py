@@ -1,5 +1,6 @@
 """Batches of texts of similar length, bounded by the tokens they hold once padded."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,22 @@ def split_batches(batches: list[NDArray[np.int64]], num_batches: int) -> list[ND
         largest = max(range(len(batches)), key=lambda index: len(batches[index]))
         rows = batches[largest]
         batches[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return batches
+
+
+def merge_batches(
+    batches: list[NDArray[np.int64]], lengths: Sequence[int] | NDArray[np.int64], num_batches: int
+) -> list[NDArray[np.int64]]:
+    """The same rows in ``num_batches`` batches or fewer: of two neighbours, those that hold least together are joined.
+
+    A batch may then exceed the budget that the others were made for.
+    """
+    batches, lengths = list(batches), np.asarray(lengths)
+    while len(batches) > num_batches:
+        joined = [np.concatenate(pair) for pair in itertools.pairwise(batches)]
+        held = [len(rows) * int(lengths[rows].max()) for rows in joined]
+        least = held.index(min(held))
+        batches[least : least + 2] = [joined[least]]
     return batches
 
 

@@ -107,8 +107,9 @@ def train_step(
         group["lr"] = learning_rate
     passes, values = Passes(), []
     for number, batch in enumerate(batches):
-        passes.texts_tokens += int(_lengths(batch.token_ids).sum())
-        chunks = same_number_everywhere(engine.module.batches(_lengths(batch.token_ids), tokens_per_chunk))
+        lengths = _lengths(batch.token_ids)
+        passes.texts_tokens += int(lengths.sum())
+        chunks = same_number_everywhere(engine.module.batches(lengths, tokens_per_chunk), lengths)
         values.append(
             contrastive_step(
                 chunks,
@@ -146,7 +147,7 @@ def encode(engine: Any, token_ids: list[list[int]], *, tokens_per_chunk: int) ->
     # Every worker has as many, so that all pass as often and ZeRO-3 can gather weights; a few texts come twice.
     places = np.arange(-(-len(token_ids) // num_workers)) * num_workers
     texts = [token_ids[place] for place in (places + rank) % len(token_ids)]
-    chunks = same_number_everywhere(engine.module.batches(_lengths(texts), tokens_per_chunk))
+    chunks = same_number_everywhere(engine.module.batches(_lengths(texts), tokens_per_chunk), _lengths(texts))
     embed = _Embed(engine, texts, Passes(), [0])
     engine.eval()
     found = torch.cat([embed(rows, place) for place, rows in enumerate(chunks)])[_inverse(chunks)]

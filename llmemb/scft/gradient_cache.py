@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmemb.encoder.batching import split_batches
+from llmemb.encoder.batching import merge_batches, split_batches
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -72,15 +72,20 @@ def contrastive_step(
     return value
 
 
-def same_number_everywhere(chunks: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """ZeRO communicates in every pass, so every worker must make as many: more, smaller chunks where needed."""
+def same_number_everywhere(chunks: list[NDArray[np.int64]], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """ZeRO communicates in every pass, so every worker must make as many: more, smaller chunks where needed.
+
+    Fewer, larger ones only where another worker has not as many rows as this one has chunks.
+    """
     if _num_workers() == 1:
         return chunks
-    number = torch.tensor([len(chunks)])
+    bounds = torch.tensor([len(chunks), -len(lengths)])
     if dist.get_backend() == "nccl":
-        number = number.cuda()
-    dist.all_reduce(number, op=dist.ReduceOp.MAX)
-    return split_batches(chunks, int(number))
+        bounds = bounds.cuda()
+    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+    most_chunks, fewest_rows = int(bounds[0]), -int(bounds[1])
+    number = min(most_chunks, fewest_rows)
+    return split_batches(merge_batches(chunks, lengths, number), number)
 
 
 def gather_rows(mine: Float[Tensor, "kinds local dim"]) -> list[Float[Tensor, "kinds rows dim"]]:

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmemb.encoder.batching import packed_batches, padding_share, split_batches, token_budget_batches
+from llmemb.encoder.batching import (
+    merge_batches,
+    packed_batches,
+    padding_share,
+    split_batches,
+    token_budget_batches,
+)
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -34,6 +40,22 @@ def test_split_batches_gives_the_number_asked_for_and_loses_no_row(lengths, data
 def test_split_batches_refuses_more_batches_than_rows():
     with pytest.raises(ValueError, match="at least 3 rows"):
         split_batches([np.array([0, 1])], 3)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=100), st.data())
+def test_merge_batches_gives_the_number_asked_for_and_loses_no_row(lengths, data):
+    batches = token_budget_batches(lengths, 64)
+    number = data.draw(st.integers(1, len(batches) + 1))
+    merged = merge_batches(batches, lengths, number)
+    assert len(merged) == min(number, len(batches))
+    assert np.concatenate(merged).tolist() == np.concatenate(batches).tolist()
+
+
+def test_merge_batches_joins_those_that_hold_least():
+    batches = [np.array([row]) for row in range(4)]
+    assert [rows.tolist() for rows in merge_batches(batches, [9, 5, 4, 4], 3)] == [[0], [1], [2, 3]]
+    assert [rows.tolist() for rows in merge_batches(batches, [9, 5, 4, 4], 2)] == [[0], [1, 2, 3]]
+    assert [rows.tolist() for rows in merge_batches(batches, [9, 7, 6, 6], 2)] == [[0, 1], [2, 3]]
 
 
 def test_padding_share_counts_what_the_longest_row_adds():

@@ -29,7 +29,7 @@ from tests.scft import reference
 from tests.scft.process_group import run_workers
 
 STEPS, FIRST_MOMENT = 3, 0.1  # AdamW's first moment after one step is (1 - 0.9) of the gradient
-STAGES, TUNINGS, TOKENS_PER_CHUNK = (0, 1, 2, 3), ("lora", "full"), (10_000, 100, 40)
+STAGES, TUNINGS, TOKENS_PER_CHUNK = (0, 1, 2, 3), ("lora", "full"), (10_000, 100, 1)
 WORLDS = (1, 2, 3, 1)
 DECODERS = ("llama", "qwen3")
 
