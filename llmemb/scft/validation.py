@@ -119,13 +119,13 @@ def next_item_ranks(
 ) -> Int[Tensor, " history"]:
     """The rank, from 0, of the item that followed among all by cosine with the last one, which is itself left out.
 
-    Ties count against it.
+    Ties count against it, and so do scores that are no numbers, its own too.
     """
     directions = normalize(embeddings, dim=1)
     scores = directions[last] @ directions.T  # [history, item]
     scores[torch.arange(len(last)), last] = float("-inf")
     own = scores.gather(1, following[:, None])
-    return (scores >= own).sum(dim=1) - 1
+    return (~(scores < own)).sum(dim=1) - 1
 
 
 def _last_two(dataset: Dataset) -> NDArray[np.int32]:

@@ -54,6 +54,16 @@ def test_collapsed_embeddings_find_nothing():
     assert math.isclose(figures["uniformity"], 0, abs_tol=1e-12)
 
 
+@pytest.mark.parametrize("broken", [range(30), [0], [9], [20]], ids=["all", "query", "answer", "another"])
+def test_what_is_no_number_is_never_a_hit(broken):
+    embeddings = random(30)
+    embeddings[9] = embeddings[0]
+    assert validation.next_item_ranks(embeddings, torch.tensor([0]), torch.tensor([9])).tolist() == [0]
+    embeddings[list(broken)] = torch.nan
+    rank = int(validation.next_item_ranks(embeddings, torch.tensor([0]), torch.tensor([9])))
+    assert rank == 1 if broken == [20] else rank >= 28
+
+
 def test_the_sample_is_of_training_histories_and_usable_items(tiny_dataset):
     dataset = Dataset.open(tiny_dataset)
     usable = np.arange(2, 40)
