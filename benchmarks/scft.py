@@ -96,7 +96,7 @@ class Ours:
 
     def step(self, prompts: list[str]) -> float:
         token_ids = tokenize(self._tokenizer, prompts, self._max_seq_len)
-        value, _ = train_step(
+        value, *_ = train_step(
             self._engine,
             [WorkerBatch(token_ids + token_ids, torch.eye(len(prompts), dtype=torch.bool))],
             self._loss,

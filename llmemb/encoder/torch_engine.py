@@ -173,6 +173,8 @@ def load_tokenizer(path: Path) -> Any:
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:
     """Token ids with the model's special tokens, cut at ``max_seq_len``."""
+    if not prompts:  # transformers' tokenizers fail on none
+        return []
     return tokenizer(list(prompts), truncation=True, max_length=max_seq_len, padding=False)["input_ids"]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -94,14 +95,14 @@ def train_step(
     learning_rate: float,
     tokens_per_chunk: int,
     dropout_seed: list[int],
-) -> tuple[float, Passes]:
+) -> tuple[float, float, Passes]:
     """One optimiser step on the mean loss of its global batches.
 
     Args:
         dropout_seed: Dropout, where there is any, is drawn from it and the chunk's place alone.
 
     Returns:
-        The loss, the same on every worker, and what this worker computed.
+        The loss and the norm of its gradient before clipping, the same on every worker, and what this worker computed.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
@@ -120,9 +121,9 @@ def train_step(
                 loss_parameters=loss.trainable,
             )
         )
-    engine.step()
+    gradient_norm = _step(engine)
     loss.step(learning_rate, skipped=was_skipped(engine))
-    return float(np.mean(values)), passes
+    return float(np.mean(values)), gradient_norm, passes
 
 
 def was_skipped(engine: Any) -> bool:
@@ -156,6 +157,19 @@ def encode(engine: Any, token_ids: list[list[int]], *, tokens_per_chunk: int) ->
     for worker, part in enumerate(gather_rows(found[None])):
         vectors[(places + worker) % len(token_ids)] = part[0]
     return vectors
+
+
+def _step(engine: Any) -> float:
+    """Steps, unless the gradient is not finite; returns the norm of all of it before clipping."""
+    if engine.zero_optimization_stage():
+        engine.step()
+        return float(engine.get_global_grad_norm() or 0.0)
+    # Here DeepSpeed has torch's own optimizer and does not say it, but every worker has the whole gradient.
+    gradients = [parameter.grad for parameter in trainable(engine.module).values() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        engine.step()
+    return norm
 
 
 def _backward(engine: Any, loss: Tensor, *, is_last: bool, ends_step: bool) -> None:

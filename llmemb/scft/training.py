@@ -133,7 +133,7 @@ class Training:
         config, step, started = self._config, self.progress.step, time.monotonic()
         rate = learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
         batches = [self._batch(number) for number in self._batch_numbers(step)]
-        loss, passes = train_step(
+        loss, gradient_norm, passes = train_step(
             self.engine,
             [batch for batch, _ in batches],
             self.loss,
@@ -142,7 +142,7 @@ class Training:
             dropout_seed=[config.seed, step, self._rank],
         )
         skipped = was_skipped(self.engine)
-        gradient_norm = 0.0 if skipped else float(self.engine.get_global_grad_norm() or 0.0)
+        gradient_norm = 0.0 if skipped else gradient_norm
         if not math.isfinite(loss) or not math.isfinite(gradient_norm):
             items = ", ".join(self._items.item_ids(batches[0][1][:5]))
             raise FloatingPointError(
@@ -162,12 +162,25 @@ class Training:
         return figures
 
     def check(self) -> dict[str, float]:
-        """The figures of validation as the model is now."""
+        """The figures of validation as the model is now.
+
+        Raises:
+            InputError: the dataset has nothing to validate by with this metric.
+            FloatingPointError: a vector is not finite.
+        """
         assert self._sample is not None
         sample, config = self._sample, self._config
         views = self._items.views(sample.held_out, seed=config.seed, epoch=0, drop_ratio=config.views.drop_ratio)
-        vectors = self._encode(views + self._items.prompts(sample.items)).cpu()
+        texts = views + self._items.prompts(sample.items)
+        vectors = self._encode(texts).cpu() if texts else torch.empty(0, 0)
         count = len(sample.held_out)
+        places = np.concatenate([sample.held_out, sample.held_out, sample.items])
+        broken = np.unique(places[~vectors.isfinite().all(dim=1).numpy()])
+        if len(broken):
+            raise FloatingPointError(
+                f"step {self.progress.step}: the vectors of {len(broken)} of the sample's items are not finite, "
+                f"{', '.join(self._items.item_ids(broken[:5]))}, …; expected finite numbers (another engine.precision?)"
+            )
         figures = [measure(vectors[:count], vectors[count : 2 * count], vectors[2 * count :], sample)]
         if dist.is_initialized():
             # Whether to stop is decided once, whatever unlike machines round to.

@@ -65,7 +65,7 @@ def step(engine, loss, config: ScftConfig, items: ItemTexts, number: int, rank: 
         mine = batch.items[worker_slice(config.batch_size, rank=rank, num_workers=num_workers)]
         token_ids = items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
         batches.append(WorkerBatch(token_ids, torch.from_numpy(items.equal(batch.items))))
-    value, _ = train_step(
+    value, *_ = train_step(
         engine,
         batches,
         loss,
