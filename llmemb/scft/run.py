@@ -33,6 +33,7 @@ def run_scft(config: ScftConfig) -> None:
     prompts = _prompts(dataset, config)
     inputs = {"catalogue": dataset.catalogue_fingerprint, "base_model": base_fingerprint}
     if not claim(config, config.output, job="scft", inputs=inputs, finished_by=ENCODER_FILE):
+        storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))  # there if the run was killed at its very end
         print(f"encoder: {config.output} is complete already")
         return
     connect()

@@ -93,9 +93,15 @@ def test_training_stops_when_it_gets_worse_and_an_earlier_state_is_exported(scft
 
 
 @pytest.mark.slow
-def test_a_finished_output_is_kept_and_another_config_turned_away(scft_config, undisturbed, capsys):
+def test_a_finished_output_is_kept_without_its_checkpoints_and_another_config_turned_away(
+    scft_config, undisturbed, capsys
+):
     job = changed(scft_config, output=str(undisturbed))
+    left_behind = undisturbed / "checkpoints" / "checkpoint_manager_snapshot.json"
+    left_behind.parent.mkdir()
+    left_behind.touch()
     run_scft(changed(job, num_workers=2))
+    assert not left_behind.parent.exists()
     assert "complete already" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match=r"config\.seed: 1 there, 2 here"):
         run_scft(changed(job, seed=2))
