@@ -69,7 +69,7 @@ def tokenize_bucket(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any
     batches = []
     for items in read_items(plan, bucket):
         fresh = changes.fresh(items)
-        token_ids = tokenize(tokenizer, [str(item.prompt) for item in fresh], plan.encoder.max_seq_len) if fresh else []
+        token_ids = tokenize(tokenizer, [str(item.prompt) for item in fresh], plan.encoder.max_seq_len)
         changes.refused += [(item.item_id, NO_TOKENS) for item, ids in zip(fresh, token_ids, strict=True) if not ids]
         rows = [(item.item_id, item.prompt_hash, ids) for item, ids in zip(fresh, token_ids, strict=True) if ids]
         batches.append(pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[], [], []], TOKENS))
