@@ -161,10 +161,10 @@ def encode(engine: Any, token_ids: list[list[int]], *, tokens_per_chunk: int) ->
 
 def _step(engine: Any) -> float:
     """Steps, unless the gradient is not finite; returns the norm of all of it before clipping."""
-    if engine.zero_optimization_stage():
+    if not isinstance(engine.optimizer, torch.optim.Optimizer):  # DeepSpeed's own, with ZeRO or half precision
         engine.step()
         return float(engine.get_global_grad_norm() or 0.0)
-    # Here DeepSpeed has torch's own optimizer and does not say it, but every worker has the whole gradient.
+    # Of torch's own, at stage 0, DeepSpeed does not say it, but every worker has the whole gradient.
     gradients = [parameter.grad for parameter in trainable(engine.module).values() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if math.isfinite(norm):
