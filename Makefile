@@ -31,7 +31,7 @@ $(LLMEMB_RUNS)/demo/sample/interactions.parquet: | env
 
 # The same on Amazon Beauty, from the folder $LLMEMB_DATA (../shared/data by default).
 beauty: env
-	@$(call pipeline,beauty-5core)
+	@$(call pipeline,beauty)
 
 define pipeline
 set -e; for job in $(JOBS); do \
@@ -86,7 +86,7 @@ bench: env .venv-peers/.ready
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_incremental.py
 	PYTHONPATH=. $(BIN)/python benchmarks/embed_memory.py
 	PYTHONPATH=. $(BIN)/python benchmarks/scft.py
-	$(BIN)/python jobs/prepare.py --config jobs/configs/beauty-5core/prepare.yaml
+	$(BIN)/python jobs/prepare.py --config jobs/configs/beauty/prepare.yaml
 	$(BIN)/python benchmarks/rat.py --dataset $${LLMEMB_RUNS:-runs}/beauty/dataset --peers .venv-peers/bin/python
 
 lint: env

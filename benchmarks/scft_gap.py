@@ -20,7 +20,7 @@ from llmemb.encoder.folder import local_folder
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.run import run_scft
 
-PRESET = "jobs/configs/beauty-5core/scft.yaml"
+PRESET = "jobs/configs/beauty/scft.yaml"
 METRIC = "next_item_ndcg@10"
 FULL = ("tuning=full", "optimizer.learning_rate=2e-4")
 

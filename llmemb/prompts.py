@@ -7,6 +7,7 @@ import itertools
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -75,11 +76,12 @@ class PromptTemplate(Config):
     @classmethod
     def _shows_the_value(cls, clause: str) -> str:
         try:
-            shows = clause.format(label="x", value="y") != clause.format(label="x", value="z")
+            shown = {field for _, field, _, _ in Formatter().parse(clause) if field is not None}
+            clause.format(label="x", value="y")
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise ValueError("expected text with {label} and {value}") from error
-        if not shows:
-            raise ValueError("expected text with {value}")
+        if "value" not in shown or not shown <= {"label", "value"}:
+            raise ValueError("expected text with {value}, and {label} if wanted")
         return clause
 
     @model_validator(mode="after")

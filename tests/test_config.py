@@ -121,13 +121,13 @@ def test_shipped_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         if isinstance(value, type) and issubclass(value, JobConfig) and value is not JobConfig
     )
     config = config_class.load(str(path))
-    assert config.model_dump()["output"].startswith(str(REPOSITORY / "runs" / path.parent.name.removesuffix("-5core")))
+    assert config.model_dump()["output"].startswith(str(REPOSITORY / "runs" / path.parent.name))
 
 
 def test_every_preset_has_every_job() -> None:
     jobs = {path.stem for path in (REPOSITORY / "jobs").glob("*.py")}
     assert jobs
-    left_out = {"demo": set(), "beauty-5core": {"nightly"}}  # nothing is new in Beauty from one night to the next
+    left_out = {"demo": set(), "beauty": {"nightly"}}  # nothing is new in Beauty from one night to the next
     for preset, without in left_out.items():
         assert {path.stem for path in SHIPPED if path.parent.name == preset} == jobs - without
 

@@ -52,7 +52,9 @@ def test_shape_of_the_prompt_is_configuration() -> None:
     assert template.render({"a": ["x", "y"], "b": "{value}"}) == "Item: a=x, y | b={value}"
 
 
-@pytest.mark.parametrize("clause", ["{name}: {value}", "{label}", "{value", "{} {value}", "{value:d}", "{value[a]}"])
+@pytest.mark.parametrize(
+    "clause", ["{name}: {value}", "{label}", "{value", "{} {value}", "{value:d}", "{value[a]}", "{value.upper}"]
+)
 def test_clause_must_show_the_value(clause: str) -> None:
     with pytest.raises(ValueError, match=r"expected text with .*{value}"):
         PromptTemplate.model_validate({"attributes": ["a"], "clause": clause})

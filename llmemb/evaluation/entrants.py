@@ -82,7 +82,7 @@ def content_entrant(snapshot: Snapshot, dataset: Dataset) -> Entrant:
         fingerprint=storage.fingerprint(["content alone", snapshot.fingerprint, decay, dataset.fingerprint]),
         load=functools.partial(load_content, snapshot.uri, dataset.uri, decay=decay),
         info={
-            "method": "cosine with the history's whitened LLM embeddings, untrained; its own items last",
+            "method": "cosine with the history's whitened LLM embeddings; its items last where repeats are rare",
             "content_decay": decay,
             "embeddings": snapshot.fingerprint,
         },
@@ -93,9 +93,9 @@ def content_entrant(snapshot: Snapshot, dataset: Dataset) -> Entrant:
 def load_content(snapshot_uri: str, dataset_uri: str, *, decay: float) -> ContentAlone:
     dataset = Dataset.open(dataset_uri)
     vectors, found = Snapshot.open(snapshot_uri).vectors(dataset.item_ids)
-    if found.any():
-        vectors[~found] = vectors[found].mean(axis=0)
-    content = content_of(torch.from_numpy(vectors), torch.from_numpy(np.flatnonzero(~found)))
+    missing = np.flatnonzero(~found)  # their rows are zero, and the mean of the others then
+    vectors[missing] = vectors.sum(axis=0, dtype=np.float64) / max(1, found.sum())
+    content = content_of(torch.from_numpy(vectors), torch.from_numpy(missing))
     return ContentAlone(content, decay=decay, repeats=repeat_share(dataset.train))
 
 

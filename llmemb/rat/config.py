@@ -46,9 +46,9 @@ class AdapterConfig(Config):
 
     kind: Literal["linear", "mlp", "paper", "pca"] = "linear"
     """``paper`` is two linear layers with nothing between, at random initial weights; ``pca`` is the projection on the
-    principal components, and nothing of it is trained (the ablation without adapter); the others start there."""
+    principal components, and nothing of it is trained (the ablation without adapter)."""
     start: AdapterStart = "pca"
-    """Whether ``linear`` and ``mlp`` start as that projection or, as ``paper`` always does, at random."""
+    """Whether ``linear`` and ``mlp`` start as the projection on principal components or, as ``paper``, at random."""
     scaling: Literal["standardise", "whiten", "none"] = "standardise"
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
     start_length: float = Field(default=0.3, gt=0)
@@ -60,7 +60,7 @@ class AdapterConfig(Config):
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
-    """The share of the dataset's items that the snapshot may lack; these get the others' mean, and are counted."""
+    """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
 
 
 class AlignmentConfig(Config):

@@ -10,7 +10,7 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
-from llmemb.rat.config import OWN_KEYS, RatConfig
+from llmemb.rat.config import OWN_KEYS, ModelConfig, RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.scft.config import ScftConfig
 from llmemb.study.config import Settings, StudyConfig
@@ -165,7 +165,8 @@ class Grid:
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
         elif method.learn_vectors is not None:  # on no backbone's recommender: one for all backbones
-            learnt = {key: values.get(key) for key in ("method", "seed", "model", *OWN_KEYS[trial.method])}
+            learnt = {key: values.get(key) for key in ("method", "seed", *OWN_KEYS[trial.method])}
+            learnt["hidden_dim"] = values.get("model", {}).get("hidden_dim", ModelConfig().hidden_dim)
             name = storage.fingerprint([self._dataset, learnt])
             values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"

@@ -677,7 +677,7 @@ def _job(tables: Tables, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 def test_real_beauty_is_prepared_whole(shared_data: Path, tmp_path: Path) -> None:
     config = PrepareConfig.load(
-        str(REPOSITORY / "jobs" / "configs" / "beauty-5core" / "prepare.yaml"),
+        str(REPOSITORY / "jobs" / "configs" / "beauty" / "prepare.yaml"),
         [
             f"items={shared_data}/amazon-beauty/items.parquet",
             f"interactions={shared_data}/amazon-beauty/interactions.parquet",

@@ -78,6 +78,15 @@ def test_encoders_beside_the_study_or_in_its_folder_are_told_apart():
         assert len({grid.rat_config(trials[0]).output for trials in grid.ablations().values()}) == 3
 
 
+def test_vectors_of_a_language_model_are_shared_by_backbones_of_other_depths():
+    grid = make_grid(per_backbone={"gru4rec": {"rat.model.num_blocks": 1}}, methods=["said"])
+    learnt = [grid.rat_config(grid.trial("said", backbone, 0)) for backbone in ("sasrec", "gru4rec")]
+    assert learnt[0].item_vectors == learnt[1].item_vectors
+    assert learnt[0].output != learnt[1].output
+    wider = make_grid(rat={"model": {"hidden_dim": 32}}, methods=["said"])
+    assert wider.rat_config(wider.trial("said", "sasrec", 0)).item_vectors != learnt[0].item_vectors
+
+
 def test_settings_of_a_backbone_are_those_of_all_methods_on_it():
     longer = {"rat.training.max_epochs": 72, "rat.model.num_blocks": 1}
     grid = make_grid(per_backbone={"gru4rec": longer}, search={}, methods=["none", "llmemb"])

@@ -13,7 +13,7 @@ STUDIES = sorted(path.parent.name for path in CONFIGS.glob("*/study.yaml"))
 
 
 def test_all_are_here():
-    assert STUDIES == ["beauty-5core", "demo", "games-5core", "paper-beauty", "paper-fashion", "paper-yelp"]
+    assert STUDIES == ["beauty", "demo", "games", "paper-beauty", "paper-fashion", "paper-yelp"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
