@@ -173,7 +173,7 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
     config = grid.config
     long_tail = {
         backbone: {
-            "labels": [model["label"] for model in group["models"]],
+            "legend": [(figures.model_color(number), model["label"]) for number, model in enumerate(group["models"])],
             "picture": figures.hit_rate_by_popularity(
                 dataset.popularity, results.slices, group["models"], k=HEADLINE_K
             ),
@@ -191,7 +191,6 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
         "panels": figures.map_panels(maps, maps.popularity, seed=config.seed) if maps else [],
         "map_info": maps.info if maps else None,
         "side": figures.SIDE,
-        "colors": [figures.model_color(number) for number in range(len(config.methods) + 2)],
         "popularity_names": figures.POPULARITY_NAMES,
         "popularity_colors": [figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
         "category_colors": figures.CATEGORY_COLORS,

@@ -1,6 +1,7 @@
 """A whole study on a tiny catalogue, one method of which cannot succeed; trials run here, without Ray Tune."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,13 @@ def test_what_is_wrong_with_the_data_is_found_before_any_work(study, tmp_path, m
     values = study.model_dump() | {"output": str(tmp_path), "sampled": {"num_negatives": 39}}
     with pytest.raises(InputError, match=r"sampled\.num_negatives: 39, but some user has only"):
         run_study(StudyConfig.model_validate(values))
+
+
+def test_a_part_of_a_study_is_a_report_with_a_colour_for_each_row(study, monkeypatch):
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    run_study(study.model_copy(update={"methods": ("none", "text_sum", "llmemb")}))
+    page = Path(study.output, "report.html").read_text()
+    legend = re.findall(r'<span class="swatch" style="background: (#?[\w]+)"></span>([^<]+)</li>', page)
+    labels = ["popularity", "text similarity", "content alone", "IDs only", "IDs + text", "LLMEmb"]
+    assert [label for _, label in legend] == labels
+    assert len({color for color, _ in legend}) == len(labels)
