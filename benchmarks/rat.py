@@ -6,6 +6,7 @@ All rows train the same model (2 blocks, length 50, about 1,024 positions a batc
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
 first: cross-entropy of whole logits with ``torch.nn.functional``, on batches bucketed by length, or padded to 50; and
 RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
+With ``--epochs`` ours and RecTools' are trained for as many epochs too, and their validation NDCG@10 is told.
 """
 
 import argparse
@@ -40,7 +41,7 @@ Padded = tuple[NDArray[np.int64], NDArray[np.int64]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True)
-    for name, default in {"hidden-dim": 128, "steps": 20, "threads": 2}.items():
+    for name, default in {"hidden-dim": 128, "steps": 20, "threads": 2, "epochs": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--peers", help="the Python of .venv-peers: RecTools' SASRec is a row then")
     arguments = parser.parse_args()
@@ -67,8 +68,24 @@ def main() -> None:
             trained = run()
             if turn:  # the first one warms up
                 seconds[name].append((time.perf_counter() - started) * positions / trained)
-    rectools = None if arguments.peers is None else rectools_seconds(arguments.peers, sequences, dim)
+    rectools = None if arguments.peers is None else float(run_rectools(arguments.peers, dataset, dim)[0])
     report(seconds, rectools, positions, num_items, dim)
+    if arguments.epochs:
+        compare_quality(dataset, dim, arguments.epochs, arguments.peers)
+
+
+def compare_quality(dataset: Dataset, dim: int, epochs: int, peers: str | None) -> None:
+    """Trains from the start, for as many epochs each; all items are ranked, nothing is filtered."""
+    schedule = Schedule(**TrainingConfig(max_epochs=epochs).model_dump(), adapter_rate=1.0)
+    loop = TrainingLoop(make_model(dataset.num_items, dim), dataset.train, schedule, seed=0, worker=Worker())
+    started, validation = time.perf_counter(), dataset.validation()
+    for number in range(1, epochs + 1):
+        last = loop.epoch(number, validation)
+    seconds = time.perf_counter() - started
+    print(f"after {epochs} epochs: llmemb {last.validation_ndcg:.4f} validation ndcg@10, {seconds:.0f} s with checks")
+    if peers is not None:
+        _, theirs = run_rectools(peers, dataset, dim, epochs=epochs)
+        print(f"after {epochs} epochs: RecTools {float(theirs):.4f}")
 
 
 def report(seconds: dict[str, list[float]], rectools: float | None, positions: int, num_items: int, dim: int) -> None:
@@ -112,8 +129,9 @@ def plain(model: TrainableRecommender, optimizer: torch.optim.Optimizer, batches
     return trained
 
 
-def rectools_seconds(python: str, sequences: Sequences, dim: int) -> float:
-    """An epoch of RecTools' SASRec, from some of its batches."""
+def run_rectools(python: str, dataset: Dataset, dim: int, *, epochs: int = 0) -> list[str]:
+    """The seconds of an epoch of RecTools' SASRec, from some batches; with epochs also its validation NDCG@10."""
+    sequences, validation = dataset.train, dataset.validation()
     starts = np.repeat(sequences.offsets[:-1], sequences.lengths)
     columns = {
         "user": np.repeat(np.arange(len(sequences)), sequences.lengths),
@@ -121,13 +139,15 @@ def rectools_seconds(python: str, sequences: Sequences, dim: int) -> float:
         "position": np.arange(len(sequences.items)) - starts,
     }
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "interactions.csv"
+        path, wanted = Path(folder) / "interactions.csv", Path(folder) / "validation.csv"
         pl.DataFrame(columns).write_csv(path)
+        pl.DataFrame({"user": validation.users, "item": validation.items}).write_csv(wanted)
         script = Path(__file__).parent / "peers" / "rectools_sasrec.py"
         threads = str(torch.get_num_threads())
         command = [python, str(script), str(path), "--hidden-dim", str(dim), "--threads", threads]
+        command += ["--epochs", str(epochs), "--validation", str(wanted)]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return float(printed.splitlines()[-1])
+    return printed.splitlines()[-1].split()
 
 
 def shuffled(sequences: Sequences) -> Iterator[Padded]:
