@@ -82,8 +82,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     import numpy as np
     import polars as pl
 
-    from llmemb.data.config import PrepareConfig
-    from llmemb.data.prepare import run_prepare
+    from tests.generated import prepare_dataset
 
     folder = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
@@ -103,14 +102,4 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
             "timestamp": list(range(240)),
         }
     )
-    items.write_parquet(folder / "items.parquet")
-    interactions.write_parquet(folder / "interactions.parquet")
-    settings = {
-        "items": str(folder / "items.parquet"),
-        "interactions": str(folder / "interactions.parquet"),
-        "columns": {"order_by": "timestamp"},
-        "filters": {"min_user_interactions": 1, "min_item_interactions": 1},
-        "output": str(folder / "dataset"),
-    }
-    run_prepare(PrepareConfig.parse(settings))
-    return settings["output"]
+    return prepare_dataset(folder, items, interactions)

@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from llmemb import storage
 from llmemb.buckets import buckets
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _WORDS = "title brand category price is a an very long red blue green table lamp chair desk acme nova 10 20 ; ."
 WORDS = _WORDS.split()
@@ -94,3 +97,21 @@ def write_tiny_decoder(path: Path, kind: str = "llama", *, with_head: bool = Tru
     )
     (AutoModelForCausalLM if with_head else AutoModel).from_config(config).save_pretrained(path)
     return path
+
+
+def prepare_dataset(folder: Path, items: "pl.DataFrame", interactions: "pl.DataFrame") -> str:
+    """The dataset of two tables, of which everything is kept, ordered by ``timestamp``."""
+    from llmemb.data.config import PrepareConfig
+    from llmemb.data.prepare import run_prepare
+
+    items.write_parquet(folder / "items.parquet")
+    interactions.write_parquet(folder / "interactions.parquet")
+    settings = {
+        "items": str(folder / "items.parquet"),
+        "interactions": str(folder / "interactions.parquet"),
+        "columns": {"order_by": "timestamp"},
+        "filters": {"min_user_interactions": 1, "min_item_interactions": 1},
+        "output": str(folder / "dataset"),
+    }
+    run_prepare(PrepareConfig.parse(settings))
+    return settings["output"]

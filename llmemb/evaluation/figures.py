@@ -20,7 +20,7 @@ MODEL_COLORS = (
     *("#8a8f98", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"),
     *("#b8a500", "#6a51a3", "#7f3b08"),  # for comparisons of more than theirs
 )
-CATEGORY_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#b8a500", "#882255", "#44AA99")
+CATEGORY_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#b8a500")
 HISTOGRAM_BARS = 50
 SIDE, MARGIN = 1000, 15
 NUM_LAYERS = 8

@@ -166,7 +166,7 @@ class Grid:
             values["collaborative"] = self.rat_config(collaborative).output
         elif method.learn_vectors is not None:  # on no backbone's recommender: one for all backbones
             learnt = {key: values.get(key) for key in ("method", "seed", *OWN_KEYS[trial.method])}
-            learnt["hidden_dim"] = values.get("model", {}).get("hidden_dim", ModelConfig().hidden_dim)
+            learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
             name = storage.fingerprint([self._dataset, learnt])
             values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"

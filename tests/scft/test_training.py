@@ -1,16 +1,14 @@
 import itertools
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from llmemb.data.config import PrepareConfig
-from llmemb.data.prepare import run_prepare
 from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.model import trainable
 from llmemb.scft.training import Training
+from tests.generated import prepare_dataset
 from tests.scft.process_group import run_workers
 
 pytestmark = pytest.mark.slow
@@ -55,24 +53,17 @@ def test_a_check_of_vectors_that_are_not_finite_ends_training(scft_config):
 
 def write_dataset(folder, num_items: int, interactions_per_user: int) -> str:
     """20 users, as many interactions of each."""
-    users = np.repeat(np.arange(20), interactions_per_user)
-    items = {"item_id": [f"i{item}" for item in range(num_items)], "title": ["red lamp", "desk", "chair"] * num_items}
-    pl.DataFrame(items | {"title": items["title"][:num_items]}).write_parquet(folder / "items.parquet")
-    interactions = {
-        "user_id": [f"u{user}" for user in users],
-        "item_id": [f"i{row % num_items}" for row in range(len(users))],
-        "timestamp": list(range(len(users))),
-    }
-    pl.DataFrame(interactions).write_parquet(folder / "interactions.parquet")
-    settings = {
-        "items": str(folder / "items.parquet"),
-        "interactions": str(folder / "interactions.parquet"),
-        "columns": {"order_by": "timestamp"},
-        "filters": {"min_user_interactions": 1, "min_item_interactions": 1},
-        "output": str(folder / "dataset"),
-    }
-    run_prepare(PrepareConfig.parse(settings))
-    return settings["output"]
+    names = itertools.islice(itertools.cycle(["red lamp", "desk", "chair"]), num_items)
+    items = pl.DataFrame({"item_id": [f"i{item}" for item in range(num_items)], "title": list(names)})
+    rows = range(20 * interactions_per_user)
+    interactions = pl.DataFrame(
+        {
+            "user_id": [f"u{row // interactions_per_user}" for row in rows],
+            "item_id": [f"i{row % num_items}" for row in rows],
+            "timestamp": list(rows),
+        }
+    )
+    return prepare_dataset(folder, items, interactions)
 
 
 def check_small_datasets(rank: int, num_workers: int, values: list[dict]) -> None:
