@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -29,18 +28,19 @@ from llmemb.rat.recommender import (
     read_info,
     write_recommender,
 )
-from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
+from llmemb.rat.training import OnEpoch, Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
 
 
-def run_rat(config: RatConfig, *, here: bool = False) -> None:
+def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None = None) -> None:
     """Trains a recommender and writes its artifact; what the method starts from is made before it, where it is not yet.
 
     Args:
         here: Train in this process, which is one worker of a cluster already, such as a trial of a study.
+        on_epoch: Told of each of the recommender's own epochs, if they are trained here.
 
     Raises:
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
@@ -72,7 +72,7 @@ def run_rat(config: RatConfig, *, here: bool = False) -> None:
         ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here)
     if here:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        fit(config, sources, worker=Worker(device=device))
+        fit(config, sources, worker=Worker(device=device), on_epoch=on_epoch)
         storage.remove(storage.join(config.output, CHECKPOINT_FILE))
     else:
         _fit_on_ray(config, sources)
@@ -115,7 +115,7 @@ def fit(
     sources: Sources,
     *,
     worker: Worker,
-    on_epoch: Callable[[Epoch, bool], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact."""
     started = time.monotonic()

@@ -25,6 +25,9 @@ from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 
 VALIDATION_K = 10
 
+OnEpoch = Callable[[Epoch, bool], None]
+"""Called after each epoch, with whether it was the last."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -149,7 +152,7 @@ def train(
     seed: int,
     worker: Worker | None = None,
     checkpoint_uri: str | None = None,
-    on_epoch: Callable[[Epoch, bool], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[Epoch]:
     """Trains until the validation NDCG@10 over the whole catalogue stops rising; leaves the best weights in the model.
 
@@ -159,7 +162,7 @@ def train(
     Args:
         checkpoint_uri: A file, shared by the workers, that holds where the training stands after each epoch; if it is
             there, the training goes on from it and ends as if it had never stopped.
-        on_epoch: Called after each epoch, with whether it was the last.
+        on_epoch: Told of each epoch.
 
     Raises:
         FloatingPointError: a loss is not finite.

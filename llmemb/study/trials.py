@@ -3,10 +3,12 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llmemb import cluster, progress, storage
 from llmemb.job import find_input_error
+from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
@@ -90,25 +92,28 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     threads = settings.cpus or cluster.cpu_threads(settings.max_concurrent)
     parameters = {config.output: config.model_dump(mode="json") for config in configs}
 
-    def train(chosen: dict[str, str]) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        config = RatConfig.model_validate(parameters[chosen["output"]])
-        run_rat(config, here=config.num_workers == 1)
-
     # A trial of several workers only waits for them, who have resources of their own.
     alone = all(config.num_workers == 1 for config in configs)
     resources: dict[str, float] = {"CPU": threads, "GPU": 1 if cluster.has_gpus() else 0}
     if not alone:
         resources = {"CPU": ALMOST_NOTHING}
     storage.remove(storage.join(output, TUNE_FOLDER))
-    with progress.bar(f"study: {title}", len(configs), "trials") as bar:
+    planned = {config.output: config.training.max_epochs if config.recipe.trains else 1 for config in configs}
+    with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
+        board.plan.remote(planned)
+
+        def train(chosen: dict[str, str]) -> None:
+            import torch
+
+            torch.set_num_threads(threads)
+            config = RatConfig.model_validate(parameters[chosen["output"]])
+            run_rat(config, here=config.num_workers == 1, on_epoch=partial(_tell, board, config.output))
+
         results: Any = tune.Tuner(
             tune.with_resources(train, resources),
             param_space={"output": tune.grid_search(uris)},
             tune_config=tune.TuneConfig(max_concurrent_trials=settings.max_concurrent),
-            run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(bar)]),
+            run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(board)]),
         ).fit()
     storage.remove(storage.join(output, TUNE_FOLDER))
     return {
@@ -118,24 +123,58 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     }
 
 
-def _watcher(bar: progress.Bar) -> Any:
+class EpochBoard:
+    """An actor that trials tell of their epochs; what a progress bar shows of them all.
+
+    The last epoch of a trial counts when its recommender is written; epochs that it need not run are in no sum.
+    """
+
+    def __init__(self) -> None:
+        self._planned: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
+        self._failed: dict[str, bool] = {}  # those that ended
+
+    def plan(self, epochs: dict[str, int]) -> None:
+        """How many epochs each trial has at most."""
+        self._planned |= epochs
+
+    def tell(self, trial: str, epoch: int) -> None:
+        self._epochs[trial] = epoch
+
+    def end(self, trial: str, failed: bool) -> None:
+        self._failed[trial] = failed
+
+    def read(self) -> tuple[int, int | None, dict[str, Any]]:
+        """Epochs done, of how many, and the trials that ended."""
+        done, total = 0, 0
+        for trial, planned in self._planned.items():
+            epochs = self._epochs.get(trial, 0)
+            if trial not in self._failed:
+                done, total = done + min(epochs, planned - 1), total + planned
+            else:  # one without a training counts as one epoch
+                epochs = epochs or (0 if self._failed[trial] else 1)
+                done, total = done + epochs, total + epochs
+        figures = {"trials": f"{len(self._failed):,}/{len(self._planned):,}", "failed": sum(self._failed.values())}
+        return done, total or None, figures
+
+
+def _tell(board: Any, trial: str, epoch: Epoch, is_last: bool) -> None:
+    board.tell.remote(trial, epoch.epoch)
+
+
+def _watcher(board: Any) -> Any:
     from ray.tune.progress_reporter import TrialProgressCallback
 
     class Watcher(TrialProgressCallback):
         """Counts the trials that ended, in place of Tune's own reporter, which prints a line for each."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.failed = 0
-
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
             """Nothing to say between the start of a trial and its end."""
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            bar.update(bar.done + 1, failed=self.failed)
+            board.end.remote(trial.config["output"], failed=False)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self.failed += 1
-            bar.update(bar.done + 1, failed=self.failed)
+            board.end.remote(trial.config["output"], failed=True)
 
     return Watcher()

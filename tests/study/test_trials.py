@@ -6,7 +6,7 @@ from llmemb import storage
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import Recommender
 from llmemb.study.config import TrialsConfig
-from llmemb.study.trials import run_trials
+from llmemb.study.trials import EpochBoard, run_trials
 
 SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
@@ -30,7 +30,27 @@ def test_one_trial_fails_and_the_other_is_trained_and_kept(tiny_dataset, ray_loc
     assert good.num_epochs == 2
     assert Recommender.load(configs[1].output).label == "SASRec"
     assert not (tmp_path / "ray_tune").exists()
-    assert "study: test: 2/2 trials" in capsys.readouterr().out
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("study: test: ")][-1]
+    assert last.startswith("study: test: 2/2 epochs")
+    assert last.endswith("trials 2/2  failed 1")
     before = storage.read_bytes(f"{configs[1].output}/metrics.json")
     assert run_trials(configs[1:], title="test", output=str(tmp_path), settings=TrialsConfig()) == [good]
     assert storage.read_bytes(f"{configs[1].output}/metrics.json") == before
+
+
+def test_the_board_counts_the_epochs_that_are_left():
+    board = EpochBoard()
+    board.plan({"long": 24, "stops": 24, "untrained": 1, "fails": 24})
+    assert board.read() == (0, 73, {"trials": "0/4", "failed": 0})
+    board.tell("long", 5)
+    board.tell("stops", 7)
+    board.tell("fails", 2)
+    assert board.read() == (14, 73, {"trials": "0/4", "failed": 0})
+    board.end("stops", failed=False)
+    board.end("untrained", failed=False)
+    board.end("fails", failed=True)
+    assert board.read() == (5 + 7 + 1 + 2, 24 + 7 + 1 + 2, {"trials": "3/4", "failed": 1})
+    board.tell("long", 24)
+    assert board.read()[0] == 33  # its recommender is not written yet
+    board.end("long", failed=False)
+    assert board.read() == (34, 34, {"trials": "4/4", "failed": 1})
