@@ -25,7 +25,7 @@ DEPTH, NUM_NEGATIVES, MEAN_HISTORY = 20, 100, 8
 
 
 class Queries:
-    """Scores from ready queries, told apart by the number that each history starts with."""
+    """Scores from ready queries, which the caller takes in the order of the chunks."""
 
     label, item_embeddings = "queries", None
 

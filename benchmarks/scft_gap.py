@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the beauty preset of scft")
     arguments = parser.parse_args()
     base = arguments.output / "base"
-    if not (base / "model.safetensors").exists():
-        draw_anew(base, arguments.layers)
+    if not base.exists():
+        unfinished = base.with_name("unfinished")
+        draw_anew(unfinished, arguments.layers)
+        unfinished.rename(base)
     trained = {"base_model": base, "output": arguments.output / "encoder"}
     untouched = {"output": arguments.output / "minilm", "max_steps": 1}
     target = checks(arguments.dataset, untouched, ())[0]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self, cast
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from llmemb import storage
 from llmemb.errors import InputError
@@ -16,6 +16,15 @@ LabelKey = Annotated[str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9
 LabelValue = Annotated[str, Field(pattern=r"^!?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 NodeLabels = dict[LabelKey, LabelValue]
 """Labels of the Ray nodes that work may run on; ``!value`` is any other value, or none."""
+
+
+def _absolute_where_it_is_local(uri: str) -> str:
+    return str(Path(uri).absolute()) if "://" not in uri and Path(uri).exists() else uri
+
+
+ModelUri = Annotated[str, AfterValidator(_absolute_where_it_is_local)]
+"""A model folder: local, in a store, ``package://NAME/FOLDER``, or a name on the Hugging Face hub. A local one becomes
+absolute: workers run in other directories, where its relative path would be looked up on the hub."""
 
 
 class Config(BaseModel):
@@ -39,20 +48,7 @@ class JobConfig(Config):
         Raises:
             InputError: naming the dotted path of every wrong key and what was expected there.
         """
-        if not Path(path).is_file():
-            raise InputError(f"config: no such file: {path}")
-        for override in overrides:
-            if "=" not in override:
-                raise InputError(f"config: override {override!r}: expected section.key=value")
-        try:
-            written = yaml.safe_load(Path(path).read_bytes()) or {}
-            if not isinstance(written, dict):
-                raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
-            merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-            values = OmegaConf.to_container(merged, resolve=True)
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
-        return cls.parse(cast(dict[Any, Any], values))
+        return cls.parse(read_yaml(path, overrides))
 
     @classmethod
     def parse(cls, values: dict[Any, Any]) -> Self:
@@ -77,6 +73,27 @@ class JobConfig(Config):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
+    """A job's YAML file with overrides merged over it and references resolved, not validated yet.
+
+    Raises:
+        InputError: no such file, not keys and values in YAML, or an override that is none.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config: no such file: {path}")
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"config: override {override!r}: expected section.key=value")
+    try:
+        written = yaml.safe_load(Path(path).read_bytes()) or {}
+        if not isinstance(written, dict):
+            raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        return cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
 
 
 def _texts(value: object) -> Iterator[str]:

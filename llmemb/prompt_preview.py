@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from llmemb.config import read_yaml
 from llmemb.data import leaks
 from llmemb.data.dataset import ITEM_ID, Dataset
 from llmemb.errors import InputError
@@ -38,13 +35,8 @@ def read_settings(config: str, *, dataset: str | None, tokenizer: str | None) ->
     Raises:
         InputError: no such file, or something is neither there nor given.
     """
-    if not Path(config).is_file():
-        raise InputError(f"config: no such file: {config}")
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"config: {config}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or "prompt" not in values:
+    values = read_yaml(config)
+    if "prompt" not in values:
         raise InputError(f"config: {config}: expected a prompt section, such as that of jobs/configs/demo/scft.yaml")
     try:
         template = PromptTemplate.model_validate(values["prompt"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb.config import Config
+from llmemb.config import Config, ModelUri
 from llmemb.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class PromptTemplate(Config):
     """``&amp;`` reads as ``&``."""
     unicode: Literal["NFC", "NFKC", "keep"] = "NFC"
     """The normal form of values: letters that look the same are the same."""
-    tokenizer: str | None = None
+    tokenizer: ModelUri | None = None
     """What ``max_tokens`` counts by: an encoder folder, or ``package://NAME/FOLDER``."""
 
     @model_validator(mode="before")

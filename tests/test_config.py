@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, ModelUri
 from llmemb.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,6 +26,7 @@ class ToyConfig(JobConfig):
     uri_keys: ClassVar[frozenset[str]] = frozenset({"models", "output"})
 
     output: str
+    base_model: ModelUri = "package://some/model"
     models: tuple[str, ...] = ()
     max_steps: int = Field(default=10, ge=1)
     num_workers: int = 1
@@ -95,6 +96,21 @@ def test_local_uris_become_absolute_and_remote_ones_stay(
     config = ToyConfig.load(toy_yaml, ["output=runs/x", "models=[a,s3://bucket/b/]"])
     assert config.output == f"{tmp_path}/runs/x"
     assert config.models == (f"{tmp_path}/a", "s3://bucket/b")
+
+
+def test_a_model_folder_becomes_absolute_and_a_name_of_the_hub_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers run in other directories, where a relative folder would be taken for a name on the hub."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for written, read in [
+        ("models/mine", f"{tmp_path}/models/mine"),
+        ("some/model", "some/model"),
+        ("package://some/model", "package://some/model"),
+        ("s3://bucket/model", "s3://bucket/model"),
+    ]:
+        assert ToyConfig(output="/a", base_model=written).base_model == read
 
 
 def test_identity_leaves_out_where_and_how_a_job_runs() -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     table[Columns.Weight] = 1.0
     model = SASRecModel(
         n_blocks=2,
-        n_heads=2,
+        n_heads=1,
         n_factors=arguments.hidden_dim,
         session_max_len=arguments.max_seq_len,
         loss="softmax",

@@ -49,10 +49,10 @@ class Dataset:
     def item_files(self) -> list[str]:
         return [storage.join(self.uri, "items", entry["file"]) for entry in self.info["files"]["items"]]
 
-    @property
+    @cached_property
     def item_columns(self) -> list[str]:
         """The catalogue's columns: ``item_id`` and the attributes."""
-        return storage.read_table(self.item_files[0]).column_names
+        return storage.read_schema(self.item_files[0]).names
 
     @property
     def catalogue_fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
 from llmemb.encoder.engine import EngineKind, Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
@@ -55,7 +55,7 @@ class EmbedConfig(JobConfig):
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
-    encoder: str
+    encoder: ModelUri
     """Any sentence-transformers folder: SCFT's output, another, or ``package://NAME/FOLDER``."""
     output: str
     """The root under which snapshots are published."""

@@ -4,7 +4,7 @@ The paper's claim: ID embeddings cluster by popularity, because rare items are h
 good embeddings do not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from llmemb import progress
 
 NUM_NEIGHBORS = 10
 MAX_TSNE_ITEMS = 5000
+ROWS_PER_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,25 @@ def nearest_items(embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
     2004): in many dimensions short vectors, which rare items often have, are otherwise everybody's neighbours.
     """
     num_neighbors = min(NUM_NEIGHBORS, len(embeddings) - 1)
-    distances = euclidean_distances(embeddings.astype(np.float64))
-    np.fill_diagonal(distances, np.inf)
-    reach = np.partition(distances, num_neighbors - 1, axis=1)[:, num_neighbors - 1]
+    points = embeddings.astype(np.float64)
+    reach = np.concatenate(
+        [np.partition(block, num_neighbors - 1, axis=1)[:, num_neighbors - 1] for _, block in _distances(points)]
+    )
     reach = np.maximum(reach, np.finfo(np.float64).tiny ** 0.5)  # copies of one vector are at distance 0
-    return np.argsort(distances / np.sqrt(reach[:, None] * reach), axis=1, kind="stable")[:, :num_neighbors]
+    nearest = [
+        np.argsort(block / np.sqrt(reach[rows, None] * reach), axis=1, kind="stable")[:, :num_neighbors]
+        for rows, block in _distances(points)
+    ]
+    return np.concatenate(nearest)
+
+
+def _distances(points: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """From each point to all others, some rows at a time: what is held grows with the number of points alone."""
+    for start in range(0, len(points), ROWS_PER_BLOCK):
+        rows = slice(start, start + ROWS_PER_BLOCK)
+        block = euclidean_distances(points[rows], points)
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
+        yield rows, block
 
 
 def same_group_share(neighbors: NDArray[np.int64], groups: NDArray[np.int64]) -> float:

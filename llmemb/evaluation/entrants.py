@@ -18,7 +18,7 @@ from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
 from llmemb.rat.config import FusionConfig
-from llmemb.rat.recommender import RECOMMENDER_FILE, Recommender
+from llmemb.rat.recommender import Recommender, read_info
 from llmemb.rat.scaling import content_of
 from llmemb.srs.repeats import repeat_share
 
@@ -148,10 +148,7 @@ def item_embeddings(entrant: Entrant) -> NDArray[np.float32] | None:
 
 
 def _recommender_run(uri: str, dataset: Dataset, *, across_datasets: bool) -> Run:
-    file = storage.join(uri, RECOMMENDER_FILE)
-    if not storage.exists(file):
-        raise InputError(f"models: {uri} has no {RECOMMENDER_FILE}: expected the output of a finished rat job")
-    info = storage.read_json(file)
+    info = read_info(uri)
     is_of_another = info["dataset"] != dataset.fingerprint
     if is_of_another and not across_datasets:
         raise InputError(

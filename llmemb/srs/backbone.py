@@ -2,7 +2,8 @@
 
 import importlib
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from jaxtyping import Bool, Float
@@ -78,3 +79,9 @@ def make_backbone(
 def label(name: str) -> str:
     """How tables call a backbone."""
     return LABELS.get(name, name.rpartition(":")[2])
+
+
+def distinct_labels(names: Sequence[str]) -> dict[str, str]:
+    """The same for several, by name; those of one's own that another is called like are shown by their path."""
+    called = Counter(map(label, names))
+    return {name: name if ":" in name and called[label(name)] > 1 else label(name) for name in names}

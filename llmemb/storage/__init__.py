@@ -21,7 +21,7 @@ from llmemb.storage.objects import (
     write_bytes,
     write_json,
 )
-from llmemb.storage.parquet import entry, parse_table, read_batches, read_table, table_bytes, write_table
+from llmemb.storage.parquet import entry, parse_table, read_batches, read_schema, read_table, table_bytes, write_table
 from llmemb.storage.paths import absolute, check_no_password, join, name
 from llmemb.storage.pointer import point, pointed_at
 
@@ -53,6 +53,7 @@ __all__ = [
     "read_batches",
     "read_bytes",
     "read_json",
+    "read_schema",
     "read_table",
     "remove",
     "size",

@@ -32,6 +32,21 @@ def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> p
         raise InputError(f"{uri}: not Parquet: {error}") from error
 
 
+def read_schema(uri: str) -> pa.Schema:
+    """The columns of one Parquet file, from its end alone.
+
+    Raises:
+        InputError: it is not there or not Parquet.
+    """
+    filesystem, path = filesystem_of(uri)
+    with explained(uri):
+        try:
+            with filesystem.open(path, "rb", cache_type="none") as file:
+                return pq.read_schema(file)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{uri}: not Parquet: {error}") from error
+
+
 def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
     """These columns of one Parquet file, by ranged reads, in batches of at most so many rows.
 

@@ -67,6 +67,8 @@ class StudyConfig(JobConfig):
     seed: int = Field(default=0, ge=0)
     """Of candidates, resamples and maps."""
     trials: TrialsConfig = TrialsConfig()
+    num_workers: int = Field(default=1, ge=1)
+    """Ray workers that share the users out when recommenders are ranked; with 1 the driver ranks them itself."""
 
     @field_validator("backbones", "methods", "seeds")
     @classmethod
@@ -82,6 +84,13 @@ class StudyConfig(JobConfig):
             for path in value if isinstance(value, dict) else [name]:
                 check_path(path)
         return settings
+
+    @field_validator("ablations")
+    @classmethod
+    def _none_is_called_like_the_whole(cls, ablations: dict[str, Settings]) -> dict[str, Settings]:
+        if (whole := METHODS["llmemb"].label) in ablations:
+            raise ValueError(f"{whole} is what the whole method is called: expected another name")
+        return ablations
 
     @field_validator("per_backbone")
     @classmethod

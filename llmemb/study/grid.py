@@ -1,5 +1,6 @@
 """From a study's config to its trials, and from a trial to the configs of the jobs that it is made of."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,9 +73,7 @@ class Grid:
     def candidates(self, method: str, backbone: str) -> list[Trial]:
         """What is tried to choose a method's settings, with the first seed; nothing where there is no choice."""
         space = self.config.search.get(method, {})  # type: ignore[call-overload]
-        combinations = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
-        if len(combinations) < 2 and not space:
-            return []
+        combinations = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
         return [Trial(method, backbone, self.config.seeds[0], combination) for combination in combinations]
 
     def table(self, method: str, backbone: str) -> list[Trial]:
@@ -196,7 +195,7 @@ class Grid:
 
     def _values(self, stage: str, trial: Trial) -> dict[str, Any]:
         """A stage's settings: the study's, over them those of the backbone, and over them the trial's."""
-        values = _copy(getattr(self.config, stage))
+        values = copy.deepcopy(getattr(self.config, stage))
         for path, value in {**self.config.per_backbone.get(trial.backbone, {}), **trial.settings}.items():
             first, *keys = path.split(".")
             if first == stage:
@@ -226,10 +225,6 @@ def _parse(stage: str, config_class: type[ConfigT], values: dict[str, Any]) -> C
         return config_class.parse(values)
     except InputError as error:
         raise InputError(f"config: {stage}.{str(error).removeprefix('config: ')}") from error
-
-
-def _copy(values: Any) -> Any:
-    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

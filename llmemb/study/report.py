@@ -24,7 +24,7 @@ from llmemb.evaluation.report import LOG_WIDTH, templates
 from llmemb.metrics.slices import popularity_groups
 from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import read_item_embeddings
-from llmemb.srs.backbone import label as backbone_label
+from llmemb.srs.backbone import distinct_labels
 from llmemb.study import figures as study_figures
 from llmemb.study import tables
 from llmemb.study.config import StudyConfig
@@ -96,8 +96,8 @@ def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
         return Row(name, finished, num_failed=len(uris) - len(finished))
 
     of_backbones = {
-        backbone_label(backbone): [row(_label(method), grid.table(method, backbone)) for method in config.methods]
-        for backbone in config.backbones
+        called: [row(_label(method), grid.table(method, backbone)) for method in config.methods]
+        for backbone, called in distinct_labels(config.backbones).items()
     }
     ablated = [row(name, trials) for name, trials in grid.ablations().items()]
     varied = {
@@ -126,6 +126,7 @@ def trial_facts(grid: Grid, outcomes: Outcomes) -> list[dict[str, Any]]:
 def search_table(grid: Grid, outcomes: Outcomes) -> tables.Table | None:
     """What was tried to choose settings, the chosen ones in bold."""
     blocks = []
+    called = distinct_labels(grid.config.backbones)
     for backbone, method in product(grid.config.backbones, grid.config.methods):
         chosen = grid.table(method, backbone)[0].settings
         rows = []
@@ -135,7 +136,7 @@ def search_table(grid: Grid, outcomes: Outcomes) -> tables.Table | None:
             found = "failed" if validation is None else f"{validation:.4f}"
             rows.append((tables.Cell(setting), tables.Cell(found, bold=trial.settings == chosen)))
         if rows:
-            blocks.append((f"{_label(method)} ({backbone_label(backbone)})", tuple(rows)))
+            blocks.append((f"{_label(method)} ({called[backbone]})", tuple(rows)))
     return tables.Table("Search", ("", "validation NDCG@10"), tuple(blocks)) if blocks else None
 
 
@@ -184,7 +185,7 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
         "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
         "backbones": list(results.methods),
         "seeds": config.seeds,
-        "details": backbone_label(config.for_details),
+        "details": distinct_labels(config.backbones)[config.for_details],
         "dataset": _facts(dataset),
         "long_tail": long_tail,
         "sensitivity_picture": study_figures.sensitivity(results.sensitivity) if results.sensitivity else None,
@@ -216,7 +217,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 def _named_groups(config: StudyConfig, results: Results) -> list[tuple[str, str, Group]]:
     named = [("methods", backbone, group) for backbone, group in results.methods.items()]
     if results.ablations is not None:
-        named.append(("ablation", backbone_label(config.for_details), results.ablations))
+        named.append(("ablation", distinct_labels(config.backbones)[config.for_details], results.ablations))
     return named + [("sensitivity", path, group) for path, group in results.sensitivity.items()]
 
 

@@ -133,7 +133,7 @@ class Measure:
         return ranking
 
     def _answer(self, load: Callable[[], Scorer]) -> Ranking:
-        return answer(load, self._question, num_workers=1, on_progress=lambda done: None)
+        return answer(load, self._question, num_workers=self._config.num_workers, on_progress=lambda done: None)
 
 
 def difference(group: Mapping[str, Any], a: str, b: str, *, part: str, metric: str) -> dict[str, Any] | None:

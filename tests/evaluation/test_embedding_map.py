@@ -1,6 +1,7 @@
 """The map's number and sample, by hand."""
 
 import numpy as np
+import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from llmemb.evaluation import embedding_map
@@ -30,6 +31,17 @@ def test_same_group_share_sees_groups_that_differ_in_length_only() -> None:
     plain = NearestNeighbors(n_neighbors=10).fit(vectors).kneighbors(return_distance=False)
     assert (groups[plain] == groups[:, None]).mean() < 0.3
     assert same_group_share(nearest_items(vectors), groups) > 0.6
+
+
+def test_nearest_items_are_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    reach = np.sort(distances, axis=1)[:, 9]
+    expected = np.argsort(distances / np.sqrt(reach[:, None] * reach), axis=1)[:, :10]
+    for rows in (1, 7, 50, 64):
+        monkeypatch.setattr(embedding_map, "ROWS_PER_BLOCK", rows)
+        np.testing.assert_array_equal(nearest_items(vectors), expected)
 
 
 def test_same_group_share_takes_copies_of_one_vector() -> None:

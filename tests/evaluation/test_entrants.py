@@ -9,6 +9,7 @@ import pytest
 from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.evaluation.entrants import recommender_entrants
+from llmemb.rat.recommender import FORMAT
 
 DATASET: Any = SimpleNamespace(fingerprint="d0", uri="dataset")
 
@@ -16,7 +17,7 @@ DATASET: Any = SimpleNamespace(fingerprint="d0", uri="dataset")
 def groups(folder: Path, **trainings: dict[str, Any]) -> dict[str, list[int | None]]:
     """Labels and seeds of the entrants that recommenders with these settings make."""
     for name, training in trainings.items():
-        info = {"label": training.pop("label", "ours"), "dataset": "d0", "training": training}
+        info = {"format": FORMAT, "label": training.pop("label", "ours"), "dataset": "d0", "training": training}
         storage.write_json(f"{folder}/{name}/recommender.json", info)
     entrants = recommender_entrants([f"{folder}/{name}" for name in trainings], DATASET)
     return {entrant.label: [run.seed for run in entrant.runs] for entrant in entrants}
@@ -50,7 +51,7 @@ def test_without_seeds_nothing_is_pooled(training: dict[str, Any], tmp_path: Pat
 
 def test_across_datasets_each_model_is_an_entrant_of_its_own(tmp_path: Path) -> None:
     for name, dataset in (("a", "d0"), ("b", "last night's")):
-        info = {"label": "ours", "dataset": dataset, "training": {"seed": len(name)}}
+        info = {"format": FORMAT, "label": "ours", "dataset": dataset, "training": {"seed": len(name)}}
         storage.write_json(f"{tmp_path}/{name}/recommender.json", info)
     uris = [f"{tmp_path}/a", f"{tmp_path}/b"]
     with pytest.raises(InputError, match="expected models of this dataset"):
@@ -61,7 +62,13 @@ def test_across_datasets_each_model_is_an_entrant_of_its_own(tmp_path: Path) -> 
 
 def test_what_was_trained_on_another_snapshot_is_no_other_seed_of_it(tmp_path: Path) -> None:
     for name, seed in (("x", 0), ("y", 1)):
-        info = {"label": "ours", "dataset": "d0", "embeddings": name, "training": {"seed": seed}}
+        info = {"format": FORMAT, "label": "ours", "dataset": "d0", "embeddings": name, "training": {"seed": seed}}
         storage.write_json(f"{tmp_path}/{name}/recommender.json", info)
     entrants = recommender_entrants([f"{tmp_path}/x", f"{tmp_path}/y"], DATASET)
     assert [entrant.label for entrant in entrants] == ["ours (x)", "ours (y)"]
+
+
+def test_a_recommender_of_an_older_format_is_refused_before_anything_is_ranked(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/a/recommender.json", {"format": FORMAT - 1, "label": "ours", "dataset": "d0"})
+    with pytest.raises(InputError, match="train it again"):
+        recommender_entrants([f"{tmp_path}/a"], DATASET)

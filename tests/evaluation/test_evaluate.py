@@ -17,6 +17,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation import entrants
 from llmemb.evaluation.config import EvaluateConfig
 from llmemb.evaluation.evaluate import run_evaluate
+from llmemb.rat import recommender
 from llmemb.vectors import to_table, write
 
 NUM_ITEMS = 20
@@ -34,6 +35,11 @@ class LastItem:
         for user in range(len(histories)):
             distance = np.arange(1, NUM_ITEMS + 1) - histories[user][-1]
             yield -np.abs(distance - 0.25)[None].astype(np.float32)
+
+
+def write_info(recommender_uri: str, *, label: str, dataset: str = FINGERPRINT) -> None:
+    info = {"format": recommender.FORMAT, "label": label, "dataset": dataset}
+    storage.write_json(f"{recommender_uri}/recommender.json", info)
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def recommenders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two recommenders of one label and no seed, the second without embeddings."""
     uris = [str(tmp_path / name) for name in ("first", "second")]
     for uri in uris:
-        storage.write_json(f"{uri}/recommender.json", {"label": "nearest", "dataset": FINGERPRINT})
+        write_info(uri, label="nearest")
     table = np.random.default_rng(0).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
     scorers = {uris[0]: LastItem("nearest", table), uris[1]: LastItem("nearest", None)}
     monkeypatch.setattr(entrants.Recommender, "load", lambda uri, device: scorers[uri])
@@ -147,7 +153,7 @@ def test_an_interrupted_evaluation_keeps_its_rankings(
 def test_seeds_of_one_model_are_one_row(dataset: Dataset, recommenders: list[str], tmp_path: Path) -> None:
     for seed, uri in enumerate(recommenders):
         training = {"seed": seed, "embeddings": f"snapshot of seed {seed}", "model": {"hidden_dim": 4}}
-        info = {"label": "nearest", "dataset": FINGERPRINT, "training": training}
+        info = {"format": recommender.FORMAT, "label": "nearest", "dataset": FINGERPRINT, "training": training}
         storage.write_json(f"{uri}/recommender.json", info)
     run_evaluate(config_of(dataset, recommenders, tmp_path))
     results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
@@ -250,7 +256,7 @@ def test_a_recommender_trained_again_does_not_pass_as_the_old_one(
 ) -> None:
     config = config_of(dataset, recommenders, tmp_path)
     run_evaluate(config)
-    info = {"label": "nearest", "dataset": FINGERPRINT, "seed": 4}
+    info = {"format": recommender.FORMAT, "label": "nearest", "dataset": FINGERPRINT, "seed": 4}
     storage.write_json(f"{recommenders[0]}/recommender.json", info)
     with pytest.raises(InputError, match="belongs to another run"):
         run_evaluate(config)
@@ -260,7 +266,7 @@ def test_labels_are_text_and_not_markup(
     dataset: Dataset, recommenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     label = "<i>ours</i> [bold] $x_$1"
-    storage.write_json(f"{recommenders[1]}/recommender.json", {"label": label, "dataset": FINGERPRINT})
+    write_info(recommenders[1], label=label)
     run_evaluate(config_of(dataset, recommenders, tmp_path))
     assert "&lt;i&gt;ours" in (tmp_path / "out" / "report.html").read_text()
     assert f"│ {label}" in capsys.readouterr().out
@@ -273,7 +279,7 @@ def test_bad_input_is_refused_before_any_work(dataset: Dataset, recommenders: li
         run_evaluate(config_of(dataset, [recommenders[0]] * 2, tmp_path))
     with pytest.raises(InputError, match=r"embeddings: .* nothing published"):
         run_evaluate(config_of(dataset, recommenders, tmp_path, embeddings=str(tmp_path / "nowhere")))
-    storage.write_json(f"{recommenders[1]}/recommender.json", {"label": "other", "dataset": "d1"})
+    write_info(recommenders[1], label="other", dataset="d1")
     with pytest.raises(InputError, match=r"second was trained on dataset d1, but .* is dataset d0"):
         run_evaluate(config_of(dataset, recommenders, tmp_path))
     with pytest.raises(InputError, match=r"ks: .*10"):

@@ -16,6 +16,7 @@ from llmemb.data.sequences import Sequences
 from llmemb.evaluation import entrants
 from llmemb.evaluation.config import HEADLINE_METRICS, EvaluateConfig
 from llmemb.evaluation.evaluate import run_evaluate
+from llmemb.rat.recommender import FORMAT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # What a container without a user of its own needs, and no calls to the browser's maker.
@@ -62,7 +63,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage.write_json(f"{dataset}/dataset.json", {"fingerprint": "d0", "counts": counts, "files": files})
     models = {f"{folder}/{number}": Table(label, number) for number, label in enumerate(LABELS)}
     for uri, model in models.items():
-        storage.write_json(f"{uri}/recommender.json", {"label": model.label, "dataset": "d0"})
+        storage.write_json(f"{uri}/recommender.json", {"format": FORMAT, "label": model.label, "dataset": "d0"})
     config = {"dataset": dataset, "models": list(models), "output": f"{folder}/out", "sampled": {"num_negatives": 9}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entrants.Recommender, "load", lambda uri, device: models[uri])

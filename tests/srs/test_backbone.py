@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmemb.srs.backbone import BACKBONES, label, make_backbone
+from llmemb.srs.backbone import BACKBONES, distinct_labels, label, make_backbone
 
 DIM, LENGTH = 8, 5
 CAUSAL = [name for name, backbone in BACKBONES.items() if name != "bert4rec"]
@@ -150,3 +150,11 @@ def test_a_backbone_of_ones_own_is_named_by_its_path():
 def test_a_backbone_that_is_none_is_named(name, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         make(name)
+
+
+def test_ones_own_backbone_of_the_same_name_is_told_apart():
+    assert distinct_labels(["sasrec", "my.models:SASRec", "my.models:Other"]) == {
+        "sasrec": "SASRec",
+        "my.models:SASRec": "my.models:SASRec",
+        "my.models:Other": "Other",
+    }

@@ -11,7 +11,7 @@ from llmemb.errors import InputError
 MAX_ROUNDS = 500  # a kind of fault comes with every thirtieth request or so
 
 
-@pytest.mark.parametrize("read", [storage.read_bytes, storage.read_json, storage.read_table])
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.read_json, storage.read_table, storage.read_schema])
 def test_reading_what_is_absent_names_it(root: str, read) -> None:
     with pytest.raises(InputError, match="absent: no such file"):
         read(storage.join(root, "absent"))

@@ -16,3 +16,4 @@ def test_table_reads_back_and_its_entry_describes_the_file(root: str) -> None:
     }
     assert storage.read_table(uri) == table
     assert storage.read_table(uri, ["price"]).column_names == ["price"]
+    assert storage.read_schema(uri).equals(table.schema)

@@ -60,6 +60,11 @@ def test_what_said_learns_is_shared_by_backbones_but_not_by_seeds():
     assert (said.base_model, said.prompt is not None) == ("/models/tiny", True)
 
 
+def test_an_ablation_may_not_hide_the_whole_method():
+    with pytest.raises(InputError, match="LLMEmb is what the whole method is called"):
+        make_grid(ablations={"LLMEmb": {"rat.alignment.weight": 0}})
+
+
 def test_an_ablation_without_scft_has_another_snapshot_and_no_encoder_of_its_own():
     grid = make_grid(ablations={"w/o SCFT": {"embed.encoder": "/models/tiny"}})
     assert list(grid.ablations()) == ["LLMEmb", "w/o SCFT"]
