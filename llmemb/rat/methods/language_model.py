@@ -14,6 +14,7 @@ from llmemb.encoder.torch_engine import load_model, load_tokenizer
 from llmemb.errors import InputError
 
 PROBE_TOKENS = 4
+TOKEN_LENGTH, TOKEN_GAIN = 3.0, 0.1
 VECTOR_INIT_STD = 0.1  # small, so that what is learnt soon outweighs where a vector started
 
 
@@ -43,8 +44,8 @@ class LanguageModel(nn.Module):
             whole = _load_generator(path)
             self.model, self.head = whole.get_decoder(), whole.get_output_embeddings()
         self.requires_grad_(False).eval()
-        # Of an encoder-only model: what turns its state into something to compare with its own token embeddings.
-        self.transform = nn.Linear(self.hidden_size, self.hidden_size) if generates and not self.causal else None
+        # An encoder-only model's folder has no head: one of the form that BERT has for masked tokens.
+        self.token_head = TokenHead(self.token_embeddings) if generates and not self.causal else None
 
     @property
     def token_embeddings(self) -> nn.Embedding:
@@ -68,7 +69,8 @@ class LanguageModel(nn.Module):
         """How badly the model tells each item's text from its vector, in nats per token.
 
         A causal model reads the vector and then generates the text token by token. An encoder-only one cannot: it reads
-        the vector alone, and its state, through a trained linear map, tells which tokens are in the text, in any order.
+        the vector alone, and its state, through a trained :class:`TokenHead`, tells which tokens the text has, in any
+        order.
         """
         real = mask.bool()
         if self.causal:
@@ -77,10 +79,38 @@ class LanguageModel(nn.Module):
             states = self.model(inputs_embeds=read, attention_mask=mask).last_hidden_state  # the vector at token 0
             log_probabilities = log_softmax(self.head(states).float(), dim=-1)
             return -log_probabilities.gather(2, tokens[:, :, None])[:, :, 0][real].mean()
-        assert self.transform is not None
+        assert self.token_head is not None
         state = self.read(vectors[:, None], torch.ones_like(mask[:, :1]))
-        log_probabilities = log_softmax(self.transform(state) @ self.token_embeddings.weight.T, dim=-1)
+        log_probabilities = log_softmax(self.token_head(state), dim=-1)
         return -log_probabilities.gather(1, tokens)[real].mean()
+
+
+class TokenHead(nn.Module):
+    """Logits of all tokens from a state: as BERT tells a masked token, through its own token embeddings.
+
+    Attributes:
+        bias: ``[token]``, zero at first; see :meth:`start_at_frequencies`.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, tokens: nn.Embedding) -> None:
+        super().__init__()
+        num_tokens, dim = tokens.weight.shape
+        norm = nn.LayerNorm(dim)
+        nn.init.constant_(norm.weight, TOKEN_GAIN)  # at first the bias speaks
+        self.state = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), norm)
+        # Of one length, roughly, however small a model's are: logits of a few nats are in reach.
+        vectors = tokens.weight.detach() / (tokens.weight.detach().std() * dim**0.5) * TOKEN_LENGTH
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.bias = nn.Parameter(torch.zeros(num_tokens))
+
+    def start_at_frequencies(self, counts: Int[Tensor, " token"]) -> None:
+        """Sets the bias to the tokens' log frequencies, so that no vector has to learn which are common."""
+        self.bias.data.copy_(torch.log((counts + 1) / (counts + 1).sum()))
+
+    def forward(self, states: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch token"]:
+        return self.state(states) @ self.vectors.T + self.bias
 
 
 class ItemVectors(nn.Module):

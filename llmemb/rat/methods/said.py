@@ -5,6 +5,8 @@ prompt from it. The vectors then are the recommender's item table, frozen as in 
 false. What an encoder-only model does is said in :meth:`LanguageModel.text_loss`.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -19,6 +21,8 @@ from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Inputs, Method, Tell
 from llmemb.srs.item_table import FrozenTable, IdTable
 
+SHARED_RATE = 0.3
+
 
 class SaidConfig(Config):
     """How the item vectors are learnt (method said)."""
@@ -27,6 +31,7 @@ class SaidConfig(Config):
     """Passes over the catalogue."""
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-2, gt=0)
+    """Of the vectors, each of which is in one batch of an epoch; what all items share learns at a third of it."""
     max_tokens: int = Field(default=64, ge=1)
     """An item's text is read up to here."""
     freeze: bool = True
@@ -54,8 +59,16 @@ def learn_said_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Floa
         model.tokenizer, [texts[row] or "" for row in rows], min(config.said.max_tokens, model.max_seq_len)
     )
     vectors = ItemVectors(dataset.num_items, config.model.hidden_dim, into=model).to(device)
-    trained = [*vectors.parameters(), *(parameter for parameter in model.parameters() if parameter.requires_grad)]
-    optimizer = torch.optim.AdamW(trained, lr=config.said.learning_rate, weight_decay=0.0)
+    if model.token_head is not None:
+        counts = np.bincount(np.concatenate(tokens), minlength=model.token_embeddings.num_embeddings)
+        model.token_head.start_at_frequencies(torch.from_numpy(counts).to(device))
+    shared = [*vectors.projector.parameters(), *(each for each in model.parameters() if each.requires_grad)]
+    rate = config.said.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": vectors.vectors.parameters()},
+        {"params": shared, "lr": rate * SHARED_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
     for epoch in range(config.said.epochs):
         losses = []
         order = np.random.default_rng([config.seed, epoch]).permutation(len(rows))
