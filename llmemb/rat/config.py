@@ -1,6 +1,5 @@
 """Settings of the RAT job."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -59,8 +58,6 @@ class AdapterConfig(Config):
     """Off, the LLM's own table is trained too, from where it stands (the ablation without freezing)."""
     add_ids: bool = True
     """Adds a trainable vector per item, zero at first, for what text does not say; off in the paper."""
-    max_missing_share: float = Field(default=0.01, ge=0, le=1)
-    """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
 
 
 class AlignmentConfig(Config):
@@ -75,7 +72,7 @@ class AlignmentConfig(Config):
 
 
 class TrainingConfig(Config):
-    """How the recommender is trained; the same for both methods."""
+    """How the recommender is trained; the same for all methods."""
 
     loss: CriterionName = "softmax"
     """``softmax`` is over the whole catalogue; ``sampled_softmax`` over the batch's items and some others, log-Q
@@ -110,7 +107,7 @@ class FusionConfig(Config):
     of it. Where nothing repeats this is what a filter of seen items does; where much does, nothing falls."""
     content_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
     """Tried factors of the cosine of a candidate's whitened LLM embedding and the history's; ``[0]`` is without
-    (method llmemb)."""
+    (methods llmemb and text_sum)."""
     content_decay: float = Field(default=0.6, gt=0, le=1)
     """How much less each item of a history adds to its content than the one after it."""
     tail_price: float = Field(default=0.01, ge=0, lt=1)
@@ -141,33 +138,28 @@ class EngineConfig(Config):
 
 
 MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_sum"]
-LANGUAGE_MODEL_KEYS = ("base_model", "item_vectors")
-OWN_KEYS: Mapping[str, tuple[str, ...]] = {
-    "llm2x": ("llm2x",),
-    "melt": ("melt",),
-    "said": ("said", "prompt", *LANGUAGE_MODEL_KEYS),
-    "tslrec": ("tslrec", *LANGUAGE_MODEL_KEYS),
-}
-"""Keys that only these methods read: they are no part of what any other makes."""
 EXPECTED = {
     "embeddings": "the URI of a snapshot",
     "base_model": "a language model's folder",
     "prompt": "how an item reads",
 }
+"""Of the keys that a method reads, those without which it cannot be."""
 
 
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "node_labels", "engine"})
+    execution_keys: ClassVar[frozenset[str]] = frozenset({"max_missing_share", "num_workers", "node_labels", "engine"})
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "item_vectors", "output"})
 
     dataset: str
     embeddings: str | None = None
     """A snapshot, or a root whose newest one is taken; needed by ``llmemb``, ``llm2x`` and ``text_sum``."""
+    max_missing_share: float = Field(default=0.01, ge=0, le=1)
+    """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
     collaborative: str | None = None
-    """The ID-only recommender that ``llmemb``, ``melt``, ``tslrec`` and ``text_sum`` start from, trained there where
-    there is none yet; ``<output>/collaborative`` by default."""
+    """The ID-only recommender that ``llmemb`` (unless ``alignment.weight`` is 0), ``melt``, ``tslrec`` and ``text_sum``
+    start from, trained there where there is none yet; ``<output>/collaborative`` by default."""
     base_model: ModelUri | None = None
     """The language model of ``said`` and ``tslrec``: a model folder, ``package://NAME/FOLDER``, or a name on the
     Hugging Face hub."""
@@ -212,9 +204,9 @@ class RatConfig(JobConfig):
 
     @model_validator(mode="after")
     def _method_has_what_it_needs(self) -> Self:
-        for key in self.recipe.needs:
-            if getattr(self, key) is None:
-                raise ValueError(f"method {self.method} needs {key}: expected {EXPECTED[key]}")
+        for key, expected in EXPECTED.items():
+            if key in self.recipe.reads and getattr(self, key) is None:
+                raise ValueError(f"method {self.method} needs {key}: expected {expected}")
         return self
 
     @property
@@ -222,12 +214,27 @@ class RatConfig(JobConfig):
         """What the method does."""
         return METHODS[self.method]
 
+    @property
+    def needs_collaborative(self) -> bool:
+        """Whether an ID-only recommender is trained before this one."""
+        return self.recipe.needs_collaborative(self)
+
     def identity(self) -> dict[str, Any]:
-        others = {key for method, keys in OWN_KEYS.items() for key in keys} - set(OWN_KEYS.get(self.method, ()))
-        return {key: value for key, value in super().identity().items() if key not in others}
+        unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)
+        return self.model_dump(mode="json", exclude=unread)
+
+    def only_read(self) -> Self:
+        """With whatever the method does not read at its default: nobody opens it or counts it as an input."""
+        return type(self).model_validate(self.model_dump(exclude=self._unread()))
 
     def id_only(self, output: str) -> Self:
         """The same recommender from IDs alone."""
-        specific = {key for keys in OWN_KEYS.values() for key in keys}
-        values = self.model_dump(exclude={"embeddings", "collaborative", "adapter", "alignment", *specific})
-        return type(self).model_validate(values | {"method": "none", "output": output})
+        return self.model_copy(update={"method": "none", "output": output}).only_read()
+
+    def _unread(self) -> dict[str, Any]:
+        """The keys that other methods read and this one does not, as pydantic excludes them."""
+        keys = {"collaborative", *(key for method in METHODS.values() for key in method.reads)} - {*self.recipe.reads}
+        if self.needs_collaborative:
+            keys.remove("collaborative")
+        content = {} if self.recipe.has_content else {"fusion": {"content_weights", "content_decay"}}
+        return dict.fromkeys(keys, True) | content

@@ -9,7 +9,7 @@ from llmemb import progress, storage
 from llmemb.cluster import connect, cpu_threads, has_gpus
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
-from llmemb.rat.config import OWN_KEYS, RatConfig
+from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Collaborative, Inputs, Tell
 from llmemb.rat.recommender import write_vectors
 from llmemb.vectors import MANIFEST_FILE
@@ -53,7 +53,7 @@ def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch
 
 def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collaborative | None) -> str:
     """The fingerprint of all that determines the vectors."""
-    keys = ["method", "seed", *OWN_KEYS[config.method]]
+    keys = ["method", "seed", *config.recipe.reads]
     settings = {key: value for key, value in config.identity().items() if key in keys and key != "item_vectors"}
     table = None if collaborative is None else storage.checksum(collaborative.item_embeddings.numpy().tobytes())
     return storage.fingerprint([settings, config.model.hidden_dim, dataset.fingerprint, table])

@@ -67,7 +67,7 @@ def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs
         if config.recipe.learn_vectors is None
         else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
     )
-    if config.embeddings is None:
+    if "embeddings" not in config.recipe.reads:
         return inputs
     embeddings, missing = load_embeddings(config, dataset)
     return replace(inputs, embeddings=embeddings, missing=missing)
@@ -92,11 +92,11 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor
     on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
     table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)
-    if len(missing) > config.adapter.max_missing_share * len(found):
+    if len(missing) > config.max_missing_share * len(found):
         raise InputError(
             f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {len(found):,} items, such as "
-            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.adapter.max_missing_share:.1%} "
-            "(adapter.max_missing_share)"
+            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.max_missing_share:.1%} "
+            "(max_missing_share)"
         )
     finite = np.ones(len(table), dtype=bool)
     total = np.zeros(snapshot.embedding_dim)

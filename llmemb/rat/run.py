@@ -46,8 +46,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
             ID-only recommender of another dataset or size.
     """
-    if config.method == "none":
-        config = config.id_only(config.output)
+    config = config.only_read()
     dataset = Dataset.open(config.dataset)
     inputs = {"dataset": dataset.fingerprint}
     snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
@@ -64,7 +63,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         config = config.model_copy(update={"embeddings": snapshot.uri})
     _check_embeddings(config, dataset)
     sources = Sources(
-        _collaborative(config, dataset, here=here) if config.recipe.needs_collaborative else None,
+        _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
     )
     if config.recipe.learn_vectors is not None:

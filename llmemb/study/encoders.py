@@ -48,4 +48,4 @@ def _make(grid: Grid, trial: Trial) -> None:
 
 
 def _reads_text(trial: Trial) -> bool:
-    return "embeddings" in METHODS[trial.method].needs
+    return "embeddings" in METHODS[trial.method].reads

@@ -11,7 +11,7 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
-from llmemb.rat.config import OWN_KEYS, ModelConfig, RatConfig
+from llmemb.rat.config import ModelConfig, RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.scft.config import ScftConfig
 from llmemb.study.config import Settings, StudyConfig
@@ -129,7 +129,8 @@ class Grid:
 
     def started_from(self, trial: Trial) -> Trial | None:
         """The ID-only trial that one starts from; it has the same model."""
-        if not METHODS[trial.method].needs_collaborative:
+        config = _parse("rat", RatConfig, self._rat_values(trial) | {"dataset": "", "output": ""})
+        if not config.needs_collaborative:
             return None
         settings = {path: value for path, value in trial.settings.items() if path.startswith(MODEL)}
         of_ids = self._chosen.get(("none", trial.backbone), {})
@@ -153,18 +154,12 @@ class Grid:
 
     def rat_config(self, trial: Trial) -> RatConfig:
         """What the trial trains."""
-        method = METHODS[trial.method]
-        values = self._values("rat", trial) | {"method": trial.method, "backbone": trial.backbone, "seed": trial.seed}
-        if "embeddings" in method.needs:
-            values["embeddings"] = self.embed_config(trial).output
-        for key in ("base_model", "prompt"):
-            if key in method.needs:
-                values.setdefault(key, self.config.scft.get(key))
+        method, values = METHODS[trial.method], self._rat_values(trial)
         collaborative = self.started_from(trial)
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
         elif method.learn_vectors is not None:  # on no backbone's recommender: one for all backbones
-            learnt = {key: values.get(key) for key in ("method", "seed", *OWN_KEYS[trial.method])}
+            learnt = {key: values.get(key) for key in ("method", "seed", *method.reads)}
             learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
             name = storage.fingerprint([self._dataset, learnt])
             values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
@@ -173,7 +168,7 @@ class Grid:
 
     @cached_property
     def needs_embeddings(self) -> bool:
-        return any("embeddings" in METHODS[trial.method].needs for trial in self.all_trials())
+        return any("embeddings" in METHODS[trial.method].reads for trial in self.all_trials())
 
     def _detail(self, changed: Mapping[str, Any]) -> list[Trial]:
         return [self.trial("llmemb", self.config.for_details, seed, changed) for seed in self.config.seeds]
@@ -200,6 +195,17 @@ class Grid:
             first, *keys = path.split(".")
             if first == stage:
                 _set(values, keys, value)
+        return values
+
+    def _rat_values(self, trial: Trial) -> dict[str, Any]:
+        """What is said of a trial's recommender, without what it starts from."""
+        values = self._values("rat", trial) | {"method": trial.method, "backbone": trial.backbone, "seed": trial.seed}
+        reads = METHODS[trial.method].reads
+        if "embeddings" in reads:
+            values["embeddings"] = self.embed_config(trial).output
+        for key in ("base_model", "prompt"):
+            if key in reads:
+                values.setdefault(key, self.config.scft.get(key))
         return values
 
     def _complete(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.rat.config import RatConfig
-from llmemb.rat.methods import METHODS
 from llmemb.study.config import StudyConfig
 from llmemb.study.encoders import make_embeddings
 from llmemb.study.grid import Grid, Trial
@@ -42,7 +41,7 @@ def train_all(grid: Grid) -> Outcomes:
     """
     outcomes: Outcomes = {}
     methods = [method for method in grid.config.methods if method != "none"]
-    if "none" in grid.config.methods or any(METHODS[method].needs_collaborative for method in methods):
+    if "none" in grid.config.methods or any(map(grid.started_from, grid.all_trials())):
         _choose(grid, ["none"], outcomes)
         _run(grid, "IDs alone", grid.ids_alone(), outcomes)
     _choose(grid, methods, outcomes)

@@ -69,7 +69,7 @@ def test_a_night_whose_training_node_is_killed_publishes_what_an_undisturbed_one
     # Enough epochs that there is something to kill; threads, for the same sums in the same order.
     overrides += ["rat.training.max_epochs=60", "rat.training.patience=60", "rat.engine.threads_per_worker=2"]
     overrides += ["embed.engine.threads_per_worker=2", "rat.model.hidden_dim=8", "evaluate.sampled=null"]
-    overrides += ["rat.adapter.max_missing_share=0.1"]  # two of the 40 items have no attribute
+    overrides += ["rat.max_missing_share=0.1"]  # two of the 40 items have no attribute
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     result = client.submit("nightly", *overrides, f"output={calm}")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -182,6 +182,21 @@ def config_for(dataset: Dataset, **settings) -> RatConfig:
     return RatConfig.model_validate({"dataset": dataset.uri, **SMALL, **settings})
 
 
+def test_nobody_opens_what_the_method_does_not_read(tmp_path):
+    dataset = prepare(tmp_path, length=4, long_ones=4)
+    config = config_for(dataset, method="melt", embeddings="/nowhere", output=str(tmp_path / "melt"))
+    run_rat(config, here=True)
+    assert Recommender.load(config.output).info["embeddings"] is None
+    run_rat(config.model_copy(update={"embeddings": None}), here=True)  # the same, and complete
+
+
+def test_without_alignment_no_other_recommender_is_trained(dataset, embeddings, tmp_path):
+    config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), alignment={"weight": 0})
+    run_rat(config, here=True)
+    assert not (tmp_path / "out/collaborative").exists()
+    assert Recommender.load(config.output).info["collaborative"] is None
+
+
 def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path):
     root = publish(tmp_path / "short", dataset.item_ids[:-1], np.random.default_rng(0).normal(size=(NUM_ITEMS - 1, 3)))
     config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
@@ -189,7 +204,7 @@ def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path)
         InputError, match=r"lacks 1 of the dataset's 12 items, such as 'item-\d+'; expected at most 1.0%"
     ):
         run_rat(config)
-    allowed = config_for(dataset, embeddings=root, output=config.output, adapter={"max_missing_share": 0.1})
+    allowed = config_for(dataset, embeddings=root, output=config.output, max_missing_share=0.1)
     table, missing = load_embeddings(allowed, dataset)
     assert missing.tolist() == [NUM_ITEMS - 1]
     torch.testing.assert_close(table[-1], table[:-1].mean(dim=0))
@@ -208,7 +223,7 @@ def mapped_file(address: int) -> str:
 def test_items_without_an_embedding_are_zero_and_not_alike(dataset, tmp_path):
     values = np.random.default_rng(0).normal(size=(NUM_ITEMS - 2, 3)) + 5.0
     root = publish(tmp_path / "short", dataset.item_ids[:-2], values, dtype="float16")
-    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), adapter={"max_missing_share": 0.5})
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), max_missing_share=0.5)
     inputs = load_inputs(config, dataset, Sources(None, ""))
     model = make_model(inputs)
     assert (model.content[-2:] == 0).all()
@@ -216,8 +231,15 @@ def test_items_without_an_embedding_are_zero_and_not_alike(dataset, tmp_path):
     assert (model.table.parts[0].embeddings()[-2:] == 0).all()
     assert (model.table.parts[0].embeddings(torch.tensor([NUM_ITEMS - 1, 0]))[0] == 0).all()
     for method in ("llm2x", "llmemb"):
-        adapter = {"max_missing_share": 0.5, "kind": "pca", "add_ids": False}
-        other = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), method=method, adapter=adapter)
+        adapter = {"kind": "pca", "add_ids": False}
+        other = config_for(
+            dataset,
+            embeddings=root,
+            output=str(tmp_path / "out"),
+            method=method,
+            adapter=adapter,
+            max_missing_share=0.5,
+        )
         assert (make_model(load_inputs(other, dataset, Sources(None, ""))).table()[-2:] == 0).all()
 
 

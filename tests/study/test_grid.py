@@ -36,6 +36,21 @@ def test_what_starts_from_ids_starts_from_those_of_the_table():
     assert grid.rat_config(grid.trial("said", "gru4rec", 1)).collaborative is None
 
 
+def test_what_a_method_does_not_read_gives_its_trials_no_other_name():
+    one, other = make_grid(), make_grid(rat={"alignment": {"weight": 0.1}})
+    for method in ("none", "melt", "llm2x", "said", "tslrec", "text_sum", "llmemb"):
+        names = {grid.rat_config(grid.trial(method, "sasrec", 0)).output for grid in (one, other)}
+        assert len(names) == (2 if method == "llmemb" else 1)
+
+
+def test_llmemb_without_alignment_starts_from_no_other_trial():
+    grid = make_grid(methods=["llmemb"], ablations={"w/o alignment": {"rat.alignment.weight": 0}})
+    whole, without = (trials[0] for trials in grid.ablations().values())
+    assert grid.started_from(whole) is not None
+    assert grid.started_from(without) is None
+    assert grid.rat_config(without).collaborative is None
+
+
 def test_an_id_only_recommender_of_another_size_is_another():
     grid = make_grid(sensitivity={"rat.model.hidden_dim": [16]})
     [path] = grid.sensitivity()

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from llmemb.rat.methods.method import Inputs, Method, start_from_collaborative
+from llmemb.rat.methods.method import Inputs, Method, always, start_from_collaborative
 from llmemb.srs.item_table import IdTable
 
 
@@ -17,8 +17,8 @@ TEXT_SUM = Method(
     "IDs + text",
     id_table,
     start_from_collaborative,
-    needs=("embeddings",),
-    needs_collaborative=True,
+    reads=("embeddings",),
+    needs_collaborative=always,
     goes_on=True,
     has_content=True,
     trains=False,

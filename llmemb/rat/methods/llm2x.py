@@ -35,4 +35,4 @@ def _table(inputs: Inputs) -> nn.Module:
     return table
 
 
-LLM2X = Method("LLM2X", _table, needs=("embeddings",))
+LLM2X = Method("LLM2X", _table, reads=("embeddings", "llm2x"))

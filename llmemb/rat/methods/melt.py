@@ -21,7 +21,7 @@ from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.metrics.slices import NUM_GROUPS, head_items, length_groups
 from llmemb.rat.methods.ids import id_table
-from llmemb.rat.methods.method import Inputs, Method, start_from_collaborative
+from llmemb.rat.methods.method import Inputs, Method, always, start_from_collaborative
 from llmemb.rat.training import Auxiliary, Step, TrainableRecommender
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.tail_users import TailUsers
@@ -191,4 +191,4 @@ def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
     model.auxiliary = Mutual(sequences, num_items=inputs.dataset.num_items, hidden_dim=hidden_dim, settings=config.melt)
 
 
-MELT = Method("MELT", id_table, _extend, needs_collaborative=True, goes_on=True)
+MELT = Method("MELT", id_table, _extend, reads=("melt",), needs_collaborative=always, goes_on=True)

@@ -55,6 +55,14 @@ def no_more(inputs: Inputs, model: TrainableRecommender) -> None:
     """Leaves a model as it is."""
 
 
+def always(config: "RatConfig") -> bool:
+    return True
+
+
+def never(config: "RatConfig") -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to make a recommender's items.
@@ -64,10 +72,12 @@ class Method:
         item_table: Makes the untrained item table.
         extend: What else it does to the untrained model: where it starts from, a loss of its own, more in its encoder.
         learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
-        needs: Keys of the config that have to be set.
-        needs_collaborative: Whether an ID-only recommender is trained before it.
+        reads: Keys of the config that it reads and not every method does. What a method does not read is no part of
+            what it makes, and is not opened; of inputs, those that have to be set (``llmemb.rat.config.EXPECTED``).
+        needs_collaborative: Whether, with these settings, an ID-only recommender is trained before it; then it reads
+            ``collaborative``.
         goes_on: Whether it starts with that one's weights and not only from its item embeddings.
-        has_content: Whether its scores have the term for content (``fusion.content_weights``).
+        has_content: Whether its scores have the term for content; no other method reads ``fusion.content_*``.
         trains: Whether there is anything to train.
     """
 
@@ -75,8 +85,8 @@ class Method:
     item_table: Callable[[Inputs], nn.Module]
     extend: Callable[[Inputs, TrainableRecommender], None] = no_more
     learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
-    needs: tuple[str, ...] = ()
-    needs_collaborative: bool = False
+    reads: tuple[str, ...] = ()
+    needs_collaborative: Callable[["RatConfig"], bool] = never
     goes_on: bool = False
     has_content: bool = False
     trains: bool = True

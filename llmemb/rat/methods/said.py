@@ -17,7 +17,7 @@ from llmemb.config import Config
 from llmemb.encoder.folder import local_folder
 from llmemb.encoder.torch_engine import pad, tokenize
 from llmemb.errors import InputError
-from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
+from llmemb.rat.methods.language_model import LANGUAGE_MODEL_KEYS, ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Inputs, Method, Tell
 from llmemb.srs.item_table import FrozenTable, IdTable
 
@@ -88,4 +88,4 @@ def _table(inputs: Inputs) -> nn.Module:
     return FrozenTable(inputs.item_vectors) if inputs.config.said.freeze else IdTable.starting_at(inputs.item_vectors)
 
 
-SAID = Method("SAID", _table, learn_vectors=learn_said_vectors, needs=("base_model", "prompt"))
+SAID = Method("SAID", _table, learn_vectors=learn_said_vectors, reads=("said", "prompt", *LANGUAGE_MODEL_KEYS))

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from llmemb.config import Config
 from llmemb.data.sequences import Sequences
 from llmemb.encoder.folder import local_folder
-from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
+from llmemb.rat.methods.language_model import LANGUAGE_MODEL_KEYS, ItemVectors, LanguageModel
 from llmemb.rat.methods.llm2x import table_from_vectors
-from llmemb.rat.methods.method import Inputs, Method, Tell
+from llmemb.rat.methods.method import Inputs, Method, Tell, always
 
 ITEMS_PER_CHUNK = 256
 
@@ -128,4 +128,10 @@ def _table(inputs: Inputs) -> nn.Module:
     )
 
 
-TSLREC = Method("TSLRec", _table, learn_vectors=learn_tslrec_vectors, needs=("base_model",), needs_collaborative=True)
+TSLREC = Method(
+    "TSLRec",
+    _table,
+    learn_vectors=learn_tslrec_vectors,
+    reads=("tslrec", *LANGUAGE_MODEL_KEYS),
+    needs_collaborative=always,
+)

@@ -28,7 +28,7 @@ def make_inputs(method: str, **settings: Any) -> Inputs:
     dataset: Any = SimpleNamespace(num_items=6, train=train, popularity=train.counts(6), fingerprint="d")
     embeddings = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 5))).float()
     collaborative = None
-    if config.recipe.needs_collaborative:
+    if config.needs_collaborative:
         ids = make_model(Inputs(config.id_only("ids"), dataset))
         weights = {name: weight.clone() for name, weight in ids.state_dict().items()}
         collaborative = Collaborative(ids.item_embeddings().detach(), weights)

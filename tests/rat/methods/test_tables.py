@@ -85,8 +85,49 @@ def test_a_method_without_what_it_needs_is_refused():
         RatConfig.model_validate({"dataset": "d", "output": "o", "method": "said", "base_model": "b"})
 
 
-def test_settings_of_other_methods_are_no_part_of_what_a_method_makes():
-    one, other = (make_inputs("llmemb", melt={"item_weight": weight}).config for weight in (0.1, 0.2))
-    assert one.identity() == other.identity()
-    one, other = (make_inputs("melt", melt={"item_weight": weight}).config for weight in (0.1, 0.2))
-    assert one.identity() != other.identity()
+OPTIONAL = {
+    "embeddings": "/other",
+    "max_missing_share": 0.5,
+    "collaborative": "/other",
+    "base_model": "/other",
+    "prompt": {"attributes": ["brand"]},
+    "item_vectors": "/other",
+    "adapter": {"kind": "mlp"},
+    "alignment": {"weight": 0.2},
+    "llm2x": {"start_length": 0.7},
+    "melt": {"item_weight": 0.7},
+    "said": {"epochs": 7},
+    "tslrec": {"epochs": 7},
+    "fusion": {"content_decay": 0.7},
+}
+"""Another value of every key that some method does not read."""
+
+
+@pytest.mark.parametrize(
+    ("method", "read"),
+    [
+        ("none", set()),
+        ("llmemb", {"embeddings", "adapter", "alignment", "collaborative", "fusion"}),
+        ("llm2x", {"embeddings", "llm2x"}),
+        ("melt", {"melt", "collaborative"}),
+        ("said", {"said", "prompt", "base_model", "item_vectors"}),
+        ("tslrec", {"tslrec", "base_model", "item_vectors", "collaborative"}),
+        ("text_sum", {"embeddings", "collaborative", "fusion"}),
+    ],
+)
+def test_what_a_method_does_not_read_is_no_part_of_what_it_makes(method, read):
+    plain = make_inputs(method).config
+    changed = {key: make_inputs(method, **{key: value}).config for key, value in OPTIONAL.items()}
+    assert {key for key, config in changed.items() if config.identity() != plain.identity()} == read
+    for key, config in changed.items():
+        if key in {"embeddings", "collaborative", "item_vectors"}:
+            assert getattr(config.only_read(), key) == ("/other" if key in read else None)
+        assert config.only_read().identity() == config.identity()
+
+
+def test_llmemb_without_alignment_starts_from_no_other_recommender():
+    config = make_inputs("llmemb", alignment={"weight": 0.0}, collaborative="/ids").config
+    assert not config.needs_collaborative
+    assert config.only_read().collaborative is None
+    assert "collaborative" not in config.identity()
+    assert make_inputs("llmemb").config.needs_collaborative
