@@ -25,4 +25,5 @@ def content_queries(
     real = item_index > 0
     age = real.flip(1).cumsum(1).flip(1) - 1
     weights = torch.where(real, decay**age, 0.0)  # [user, seq]
-    return F.normalize(torch.einsum("us,usc->uc", weights, F.embedding((item_index - 1).clamp(min=0), content)), dim=1)
+    rows = (item_index - 1).clamp(min=0)
+    return F.normalize(F.embedding_bag(rows, content, mode="sum", per_sample_weights=weights), dim=1)

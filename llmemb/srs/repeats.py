@@ -22,6 +22,7 @@ def seen_rows(item_index: Int[Tensor, "user seq"]) -> tuple[Int[Tensor, " pair"]
 def repeat_share(sequences: Sequences) -> float:
     """The share of targets that their user had before, smoothed by one, so that it is never 0."""
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
-    repeats = len(users) - len(np.unique(np.stack([users, sequences.items]), axis=1).T)
+    base = int(sequences.items.max(initial=0)) + 1
+    repeats = len(users) - len(np.unique(users * base + sequences.items))
     targets = int(np.maximum(sequences.lengths - 1, 0).sum())
     return (repeats + 1) / (targets + 2)
