@@ -4,6 +4,7 @@ With the content term of scores there is ``item_content/`` too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -59,11 +60,24 @@ class Recommender:
         }
         if info.get("tail_users") is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
-        encoder.load_state_dict(of_encoder)
-        item_ids, embeddings = read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))
-        content, folder = None, storage.join(uri, ITEM_CONTENT_FOLDER)
-        if storage.exists(storage.join(folder, MANIFEST_FILE)):
-            content = torch.from_numpy(read_vectors(folder)[1]).to(device)
+        try:
+            encoder.load_state_dict(of_encoder)
+        except RuntimeError as error:
+            raise InputError(f"recommender: {uri}: {' '.join(str(error).split())[:200]}") from error
+        item_ids, embeddings = _read_table(uri, info, ITEM_EMBEDDINGS_FOLDER)
+        if embeddings.shape[1] != model.hidden_dim:
+            raise InputError(
+                f"recommender: {uri}/{ITEM_EMBEDDINGS_FOLDER} has vectors of {embeddings.shape[1]} values; expected "
+                f"{RECOMMENDER_FILE}'s hidden_dim, {model.hidden_dim}"
+            )
+        content = None
+        if info.get(ITEM_CONTENT_FOLDER) or storage.exists(storage.join(uri, ITEM_CONTENT_FOLDER, MANIFEST_FILE)):
+            of_content, vectors = _read_table(uri, info, ITEM_CONTENT_FOLDER)
+            if of_content != item_ids:
+                raise InputError(
+                    f"recommender: {uri}: {ITEM_EMBEDDINGS_FOLDER} and {ITEM_CONTENT_FOLDER} hold different items"
+                )
+            content = torch.from_numpy(vectors).to(device)
         return cls(info, encoder.to(device), item_ids, FinalTable(torch.from_numpy(embeddings).to(device), content))
 
     @property
@@ -104,8 +118,9 @@ class Recommender:
         for chunk in self.score(rows):
             scores = chunk.clone()
             if filter_seen:
-                for user, of_user in enumerate(scores, start=len(ranked)):
-                    of_user[rows[user].astype(np.int64) - 1] = float("-inf")
+                had = rows.take(np.arange(len(ranked), len(ranked) + len(scores)))
+                users = np.repeat(np.arange(len(scores)), had.lengths)
+                scores[torch.from_numpy(users), torch.from_numpy(had.items.astype(np.int64)) - 1] = float("-inf")
             best = scores.topk(min(k, scores.shape[1]), dim=1)
             for values, items in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 pairs = zip(items, values, strict=True)
@@ -138,8 +153,12 @@ class Recommender:
                 ranked.append([(self.item_ids[found[place]], float(scores[place])) for place in best])
         return ranked
 
+    @cached_property
+    def _item_index(self) -> dict[str, int]:
+        return {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+
     def _sequences(self, histories: Sequence[Sequence[str]]) -> Sequences:
-        index = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        index = self._item_index
         for history in histories:
             unknown = [item_id for item_id in history if item_id not in index]
             if unknown:
@@ -184,18 +203,20 @@ def write_recommender(
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
-        info: The content of ``recommender.json``. The checksum of the weights is added: one that is trained again at
-            the same place does not pass as the old one.
+        info: The content of ``recommender.json``. The checksum of the weights and the fingerprints of the tables'
+            manifests are added: what is of another run does not pass as this one's.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), content)
+    parts: dict[str, str | None] = {"weights": storage.checksum(content), ITEM_CONTENT_FOLDER: None}
     source = {key: info[key] for key in ("dataset", "embeddings")}
     for folder, rows in ((ITEM_EMBEDDINGS_FOLDER, table.embeddings), (ITEM_CONTENT_FOLDER, table.content)):
         if rows is not None:
-            write_vectors(storage.join(uri, folder), item_ids, rows.detach().float().cpu().numpy(), source)
+            values = rows.detach().float().cpu().numpy()
+            parts[folder] = storage.fingerprint(write_vectors(storage.join(uri, folder), item_ids, values, source))
     storage.write_json(storage.join(uri, METRICS_FILE), metrics)
-    storage.write_json(storage.join(uri, RECOMMENDER_FILE), info | {"weights": storage.checksum(content)})
+    storage.write_json(storage.join(uri, RECOMMENDER_FILE), info | parts)
 
 
 def read_info(uri: str) -> dict[str, Any]:
@@ -214,17 +235,36 @@ def read_info(uri: str) -> dict[str, Any]:
 
 
 def read_weights(uri: str) -> dict[str, Tensor]:
-    """All that was trained, by name."""
-    return safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS_FILE)))
+    """All that was trained, by name.
+
+    Raises:
+        InputError: they are not those that ``recommender.json`` names.
+    """
+    content = storage.read_bytes(storage.join(uri, WEIGHTS_FILE))
+    if storage.checksum(content) != read_info(uri)["weights"]:
+        raise InputError(_of_another_run(uri, WEIGHTS_FILE))
+    return safetensors.torch.load(content)
 
 
 def read_item_embeddings(uri: str) -> NDArray[np.float32]:
     """The item embeddings, ``[num_items, hidden_dim]``, in index order.
 
     Raises:
-        InputError: a file is not the one that the manifest names.
+        InputError: a file is not the one that the manifest names, or the manifest not the one of this run.
     """
-    return read_vectors(storage.join(uri, ITEM_EMBEDDINGS_FOLDER))[1]
+    return _read_table(uri, read_info(uri), ITEM_EMBEDDINGS_FOLDER)[1]
+
+
+def _read_table(uri: str, info: dict[str, Any], folder: str) -> tuple[list[str], NDArray[np.float32]]:
+    manifest = storage.read_json(storage.join(uri, folder, MANIFEST_FILE))
+    # One from before this was recorded loads too.
+    if info.get(folder, expected := storage.fingerprint(manifest)) != expected:
+        raise InputError(_of_another_run(uri, folder))
+    return read_vectors(storage.join(uri, folder))
+
+
+def _of_another_run(uri: str, part: str) -> str:
+    return f"recommender: {uri}/{part} is not what {RECOMMENDER_FILE} names: it was changed, or another run wrote it"
 
 
 def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
@@ -234,8 +274,10 @@ def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
     return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
 
 
-def write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32], info: Mapping[str, Any]) -> None:
-    """Writes item vectors in index order, the manifest last, with what ``info`` adds to it."""
+def write_vectors(
+    folder: str, item_ids: list[str], values: NDArray[np.float32], info: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes item vectors in index order and, last, the manifest, which it returns, with what ``info`` adds to it."""
     files = []
     for number, start in enumerate(range(0, len(item_ids), ROWS_PER_FILE)):
         rows = slice(start, start + ROWS_PER_FILE)
@@ -250,3 +292,4 @@ def write_vectors(folder: str, item_ids: list[str], values: NDArray[np.float32],
         **info,
     }
     storage.write_json(storage.join(folder, MANIFEST_FILE), manifest)
+    return manifest
