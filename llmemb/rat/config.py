@@ -77,8 +77,9 @@ class TrainingConfig(Config):
     loss: CriterionName = "softmax"
     """``softmax`` is over the whole catalogue; ``sampled_softmax`` over the batch's items and some others, log-Q
     corrected, for large ones; ``gbce`` and ``bce`` (the paper's) are binary, against sampled negatives."""
-    num_negatives: int = Field(default=4096, ge=1)
-    """Items drawn for a whole batch (``sampled_softmax``) or for each of its positions (``gbce``)."""
+    num_negatives: int | None = Field(default=None, ge=1)
+    """Items drawn for a whole batch (``sampled_softmax``, 4,096 by default) or for each of its positions (``gbce``, 256
+    by default); ``bce`` draws one for each, ``softmax`` none."""
     calibration: float = Field(default=0.75, ge=0, le=1)
     """gBCE's t: how much of the overconfidence that sampling brings is undone."""
     batch_positions: int = Field(default=1024, ge=1)
@@ -88,7 +89,8 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     popularity_offset: float = Field(default=0.3, ge=0, le=1)
     """How much of an item's log popularity is added to its logit in training and not when recommending: what the
-    offset explains, the model need not learn, which helps the tail (logit adjustment, Menon et al., 2021)."""
+    offset explains, the model need not learn, which helps the tail (logit adjustment, Menon et al., 2021). Of softmax
+    losses alone: ``gbce`` and ``bce`` have none."""
     warmup_steps: int = Field(default=50, ge=0)
     max_epochs: int = Field(default=24, ge=1)
     patience: int = Field(default=5, ge=1)

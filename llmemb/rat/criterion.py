@@ -14,6 +14,8 @@ from llmemb.srs.loss import binary_cross_entropy, full_softmax
 from llmemb.srs.objective import Batch
 
 CriterionName = Literal["softmax", "sampled_softmax", "gbce", "bce"]
+SAMPLED_NEGATIVES, GBCE_NEGATIVES = 4096, 256
+"""Drawn by default for a batch, and for each of its positions, each of which is a vector in memory."""
 
 
 class Criterion(Protocol):
@@ -128,7 +130,7 @@ def make_criterion(
     popularity: Int[Tensor, " item"],
     *,
     popularity_offset: float,
-    num_negatives: int,
+    num_negatives: int | None = None,
     calibration: float,
     matmul_dtype: torch.dtype,
 ) -> Criterion:
@@ -137,7 +139,8 @@ def make_criterion(
     Args:
         popularity: Training interactions of each item.
         popularity_offset: How much of the log popularity is added to the logits of softmax losses.
-        num_negatives: Rows drawn for a batch by ``sampled_softmax``, for each position by ``gbce``; ``bce`` draws one.
+        num_negatives: Rows drawn for a batch by ``sampled_softmax``, for each position by ``gbce``; by default
+            :data:`SAMPLED_NEGATIVES` and :data:`GBCE_NEGATIVES`. ``bce`` draws one.
         calibration: gBCE's t.
     """
     smoothed = popularity + 1.0
@@ -146,10 +149,10 @@ def make_criterion(
         return Softmax(offsets, matmul_dtype)
     if name == "sampled_softmax":
         share = popularity / popularity.sum()
-        return SampledSoftmax(offsets, share, num_negatives, matmul_dtype)
+        return SampledSoftmax(offsets, share, num_negatives or SAMPLED_NEGATIVES, matmul_dtype)
     if name == "bce":
         return Binary(len(popularity), 1, 0.0)
-    return Binary(len(popularity), num_negatives, calibration)
+    return Binary(len(popularity), num_negatives or GBCE_NEGATIVES, calibration)
 
 
 def candidates_of(batch: Batch, drawn: NDArray[np.int64] | None, share: slice, *, device: torch.device) -> Candidates:

@@ -10,7 +10,7 @@ POPULARITY = torch.tensor([5.0, 3.0, 1.0, 0.0, 2.0, 1.0, 1.0, 4.0, 1.0])
 BATCH = Batch(np.array([[1, 2, 8], [5, 3, 0]]), np.array([[2, 8, 1], [3, 6, 0]]), num_interactions=7)
 
 
-def criterion(name: str, *, num_negatives: int = 3, offset: float = 0.0):
+def criterion(name: str, *, num_negatives: int | None = 3, offset: float = 0.0):
     return make_criterion(
         name,  # type: ignore[arg-type]
         POPULARITY,
@@ -62,6 +62,11 @@ def test_workers_losses_add_up_to_that_of_one(name):
     shares = [slice(rank, None, 2) for rank in range(2)]
     parts = torch.stack([summed(name, share) for share in shares])
     torch.testing.assert_close(parts.sum(), summed(name))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("sampled_softmax", (4096,)), ("gbce", (2, 3, 256)), ("bce", (2, 3, 1))])
+def test_a_position_has_fewer_negatives_by_default_than_a_batch(name, shape):
+    assert criterion(name, num_negatives=None).draw(BATCH, np.random.default_rng(0)).shape == shape
 
 
 def test_candidates_are_the_batchs_items_and_those_drawn():
