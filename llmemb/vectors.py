@@ -12,6 +12,7 @@ from llmemb import storage
 from llmemb.errors import InputError
 
 EMBEDDING, ITEM_ID, MANIFEST_FILE = "embedding", "item_id", "manifest.json"
+ROWS_PER_BATCH = 2**16
 VectorDtype = Literal["float16", "float32"]
 
 
@@ -70,10 +71,21 @@ def read(folder: str, entry: dict[str, Any]) -> pa.Table:
     Raises:
         InputError: it is not the one that the manifest names, or not in the folder.
     """
-    uri = storage.join(folder, entry["file"])
-    if storage.name(uri) != entry["file"] or entry["file"] == "..":
-        raise InputError(f"{folder}: its manifest names {entry['file']!r}; expected a file of the folder itself")
+    uri = _file(folder, entry)
     content = storage.read_bytes(uri)
     if storage.checksum(content) != entry["sha256"]:
         raise InputError(f"{uri}: its checksum is not the manifest's: the file was changed or cut")
     return storage.parse_table(content, uri)
+
+
+def read_ids(folder: str, entry: dict[str, Any]) -> pa.ChunkedArray:
+    """The item ids of that file alone, by ranged reads; its checksum is not looked at."""
+    batches = storage.read_batches(_file(folder, entry), [ITEM_ID], ROWS_PER_BATCH)
+    return pa.chunked_array([batch.column(0) for batch in batches], pa.string())
+
+
+def _file(folder: str, entry: dict[str, Any]) -> str:
+    uri = storage.join(folder, entry["file"])
+    if storage.name(uri) != entry["file"] or entry["file"] == "..":
+        raise InputError(f"{folder}: its manifest names {entry['file']!r}; expected a file of the folder itself")
+    return uri

@@ -100,6 +100,14 @@ class Snapshot:
             found[here] = True
         return result, found
 
+    def has(self, item_ids: list[str]) -> NDArray[np.bool_]:
+        """Whether each item is in it; vectors are not read."""
+        wanted, found = pa.array(item_ids, pa.string()), np.zeros(len(item_ids), dtype=bool)
+        for entry in self.manifest["files"]:
+            value_set = vectors.read_ids(self.uri, entry)
+            found |= pc.is_in(wanted, value_set=value_set).to_numpy(zero_copy_only=False)
+        return found
+
     def part(self, entry: dict[str, Any]) -> pa.Table:
         """The file of a manifest entry; InputError where it is not the one that the manifest names, or not as wide."""
         table = vectors.read(self.uri, entry)

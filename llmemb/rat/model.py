@@ -78,6 +78,23 @@ def load_collaborative(uri: str | None) -> Collaborative | None:
     return None if uri is None else Collaborative(torch.from_numpy(read_item_embeddings(uri)), read_weights(uri))
 
 
+def count_missing(config: RatConfig, dataset: Dataset) -> int:
+    """How many of the dataset's items the snapshot lacks; of the snapshot only ids are read.
+
+    Raises:
+        InputError: more than the configured share.
+    """
+    assert config.embeddings is not None
+    snapshot = Snapshot.open(config.embeddings)
+    missing = np.flatnonzero(~snapshot.has(dataset.item_ids))
+    if len(missing) > config.max_missing_share * dataset.num_items:
+        raise InputError(
+            f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {dataset.num_items:,} items, such as "
+            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.max_missing_share:.1%} (max_missing_share)"
+        )
+    return len(missing)
+
+
 def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
     """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and the rows that the snapshot lacks.
 
@@ -85,19 +102,13 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor
     others, which tells nothing of them.
 
     Raises:
-        InputError: more items are missing than the configured share, or a value is not finite.
+        InputError: a value is not finite.
     """
     assert config.embeddings is not None
     snapshot = Snapshot.open(config.embeddings)
     on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
     table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)
-    if len(missing) > config.max_missing_share * len(found):
-        raise InputError(
-            f"embeddings: {snapshot.uri} lacks {len(missing):,} of the dataset's {len(found):,} items, such as "
-            f"{dataset.item_ids[missing[0]]!r}; expected at most {config.max_missing_share:.1%} "
-            "(max_missing_share)"
-        )
     finite = np.ones(len(table), dtype=bool)
     total = np.zeros(snapshot.embedding_dim)
     for start in range(0, len(table), ROWS_PER_CHUNK):

@@ -21,7 +21,7 @@ from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
-from llmemb.rat.model import Sources, load_collaborative, load_embeddings, load_inputs, make_model, seen_logits
+from llmemb.rat.model import Sources, count_missing, load_collaborative, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import (
     FORMAT,
     RECOMMENDER_FILE,
@@ -61,7 +61,9 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         return
     if snapshot is not None:  # of a root another one may be the newest before this ends
         config = config.model_copy(update={"embeddings": snapshot.uri})
-    _check_embeddings(config, dataset)
+        missing = count_missing(config, dataset)
+        if missing:
+            print(f"embeddings: {snapshot.uri} lacks {missing:,} of {dataset.num_items:,} items: they start at zero")
     sources = Sources(
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
@@ -76,15 +78,6 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     else:
         _fit_on_ray(config, sources)
     _tell_result(config)
-
-
-def _check_embeddings(config: RatConfig, dataset: Dataset) -> None:
-    """Notices a bad snapshot before anything is trained."""
-    num_missing = 0 if config.embeddings is None else len(load_embeddings(config, dataset)[1])
-    if num_missing:
-        print(
-            f"embeddings: {config.embeddings} lacks {num_missing:,} of {dataset.num_items:,} items: they start at zero"
-        )
 
 
 def _collaborative(config: RatConfig, dataset: Dataset, *, here: bool) -> str:
@@ -140,7 +133,7 @@ def fit(
     fusion, tried = fuse(
         model,
         validation,
-        head=head_items(dataset.train.counts(dataset.num_items)),
+        head=head_items(dataset.popularity),
         seen_logits=seen_logits(config, dataset),
         content_weights=config.fusion.content_weights,
         tail_price=config.fusion.tail_price,
