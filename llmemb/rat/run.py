@@ -113,7 +113,11 @@ def fit(
     started = time.monotonic()
     dataset = Dataset.open(config.dataset)
     inputs = load_inputs(config, dataset, sources)
-    model = make_model(inputs).to(worker.device)
+    model = make_model(inputs)
+    # Read, not computed, and huge; of the content only cosines count, which its axes' signs do not change.
+    alike = {name for name, values in model.named_buffers() if values is inputs.embeddings or values is model.content}
+    model = model.to(worker.device)
+    worker.share(model, but=alike)
     validation = validation_targets(config, dataset)
     history: list[Epoch] = []
     trained = time.monotonic()

@@ -2,8 +2,9 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Schedule:
     newest_share: float
     adapter_rate: float
     loss: CriterionName = "softmax"
-    num_negatives: int = 0
+    num_negatives: int | None = None
     calibration: float = 0.0
     precision: torch.dtype = torch.float32
 
@@ -62,6 +63,16 @@ class Worker:
         if self.num_workers > 1:
             dist.all_reduce(values)
         return values
+
+    def share(self, model: nn.Module, *, but: Collection[str] = ()) -> None:
+        """Gives every worker the first one's parameters and buffers, but for those of these names.
+
+        What is computed from the same numbers may differ on unlike CPUs: an eigenvector may have the other sign.
+        """
+        if self.num_workers > 1:
+            for name, values in chain(model.named_parameters(), model.named_buffers()):
+                if name not in but:
+                    dist.broadcast(values.detach(), src=0)
 
 
 @dataclass(frozen=True)
