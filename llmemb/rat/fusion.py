@@ -12,7 +12,7 @@ from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.training import VALIDATION_K, TrainableRecommender, Worker
-from llmemb.srs.encoder import score_parts
+from llmemb.srs.encoder import FinalTable, score_parts
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def fuse(
     model.eval()
     totals, done = np.zeros((len(pairs), 2)), 0
     with torch.inference_mode():
-        for parts in score_parts(model.encoder, model.final_table(), validation.histories.take(by_length)):
+        table = FinalTable(model.item_embeddings(), model.content)
+        for parts in score_parts(model.encoder, table, validation.histories.take(by_length)):
             users = slice(done, done + len(parts.logits))
             done = users.stop
             for number, (seen_logit, content_weight) in enumerate(pairs):

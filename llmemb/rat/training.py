@@ -150,8 +150,8 @@ class TrainableRecommender(nn.Module):
         return groups
 
     def final_table(self) -> FinalTable:
-        """All that is cached."""
-        return FinalTable(self.item_embeddings(), self.content)
+        """All that is cached: the content only if it has a weight, as it has none until one is chosen."""
+        return FinalTable(self.item_embeddings(), self.content if self.encoder.content_weight else None)
 
 
 def train(

@@ -142,8 +142,6 @@ def joined_queries(
 def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
     """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1."""
     weights = {"seen_logit": float(encoder.seen_logit), "content_weight": float(encoder.content_weight)}
-    if weights["content_weight"] == 0:  # as in training, until the weights are chosen
-        table = FinalTable(table.embeddings)
     for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
             yield parts.scores(**weights)

@@ -46,6 +46,16 @@ def test_content_gets_weight_where_it_tells_the_target():
     assert chosen == tried[1]
     assert chosen.validation_ndcg == pytest.approx(1.0)
     assert tried[0].validation_ndcg < 1.0
+    assert model.final_table().content is content
+
+
+def test_content_without_weight_is_no_part_of_the_final_table():
+    content = torch.eye(NUM_ITEMS)
+    content[10:] = content[0]  # all but the targets read as item 1 does
+    model = make_model(content)
+    chosen, _ = fuse(model, targets([[5, 1]], [9]), head=HEAD, seen_logits=[0.0], content_weights=[0.0, 50.0])
+    assert chosen.content_weight == 0.0
+    assert model.final_table().content is None
 
 
 def test_what_is_chosen_is_what_the_model_then_scores():

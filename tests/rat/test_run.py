@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from typer.testing import CliRunner
 
 from llmemb import storage, vectors
@@ -24,10 +26,12 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
+from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
-from llmemb.rat.model import Sources, load_embeddings, load_inputs, make_model
-from llmemb.rat.recommender import Recommender
+from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
+from llmemb.rat.recommender import Recommender, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
+from llmemb.rat.training import TrainableRecommender, Worker
 from llmemb.srs.encoder import score
 from llmemb.vectors import VectorDtype
 
@@ -81,7 +85,8 @@ def embeddings(dataset, tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
     output = str(tmp_path_factory.mktemp("rat") / "llmemb")
-    config = RatConfig.model_validate({"dataset": dataset.uri, "embeddings": embeddings, "output": output, **SMALL})
+    settings = {"dataset": dataset.uri, "embeddings": embeddings, "output": output, **SMALL}
+    config = RatConfig.model_validate(settings | {"fusion": {"content_weights": [2.0]}})
     run_rat(config)
     return config
 
@@ -144,6 +149,42 @@ def test_two_workers_take_the_same_steps_as_one(trained, dataset, ray_local, tmp
     )
 
 
+def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, collaborative: str) -> None:
+    """One of two workers; the second starts elsewhere, as one might whose eigenvectors have other signs."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+
+    def make(inputs: Inputs) -> TrainableRecommender:
+        model = make_model(inputs)
+        for name, values in [*model.named_parameters(), *model.named_buffers()]:
+            if rank == 1 and "vectors" not in name and name != "content":
+                values.data += 1.0
+        return model
+
+    def save(model: TrainableRecommender, *arguments: Any, **settings: Any) -> tuple[Fusion, list[Fusion]]:
+        tensors = {
+            name: values.detach().clone() for name, values in [*model.named_parameters(), *model.named_buffers()]
+        }
+        safetensors.torch.save_file(tensors, f"{folder}/{rank}.safetensors")
+        return fuse(model, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "make_model", make)
+        patched.setattr(run, "fuse", save)
+        run.fit(config, Sources(collaborative, ""), worker=Worker(rank, 2))
+    dist.destroy_process_group()
+
+
+def test_workers_that_computed_another_start_end_alike(trained, tmp_path):
+    values = trained.model_dump() | {"output": str(tmp_path / "out"), "adapter": {"scaling": "whiten"}}
+    arguments = (str(tmp_path), RatConfig.model_validate(values), f"{trained.output}/collaborative")
+    torch.multiprocessing.spawn(fit_on_another_cpu, arguments, nprocs=2)
+    first, second = (safetensors.torch.load_file(f"{tmp_path}/{rank}.safetensors") for rank in range(2))
+    assert {"table.parts.0.embeddings.scaler.axes", "table.parts.0.adapter.weight"} <= first.keys() == second.keys()
+    for name, expected in first.items():
+        torch.testing.assert_close(second[name], expected, rtol=0, atol=0, msg=name)
+
+
 def test_a_finished_output_is_kept_and_another_config_is_refused(trained, capsys):
     before = storage.read_bytes(f"{trained.output}/metrics.json")
     run_rat(trained)
@@ -164,6 +205,37 @@ def test_a_changed_table_is_noticed(trained, tmp_path):
     part = tmp_path / "copy/item_embeddings/part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="checksum"):
+        Recommender.load(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "item_embeddings", "item_content"])
+def test_what_another_run_wrote_is_refused(trained, tmp_path, part):
+    storage.upload(Path(trained.output), str(tmp_path / "copy"))
+    place, other = tmp_path / "copy" / part, Path(trained.output) / "collaborative" / part
+    if part == "model.safetensors":
+        shutil.copy(other, place)
+    else:  # whole and sound in itself, and of as many items
+        values = np.ones((NUM_ITEMS, 4), dtype=np.float32)
+        write_vectors(str(place), Recommender.load(trained.output).item_ids, values, {})
+    with pytest.raises(InputError, match=rf"recommender: .*{part} is not what recommender.json names"):
+        Recommender.load(str(tmp_path / "copy"))
+
+
+def test_a_recommender_without_its_content_is_refused(trained, tmp_path):
+    storage.upload(Path(trained.output), str(tmp_path / "copy"))
+    shutil.rmtree(tmp_path / "copy/item_content")
+    with pytest.raises(InputError, match=r"item_content/manifest\.json"):
+        Recommender.load(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"max_seq_len": 9}, "size mismatch"), ({"hidden_dim": 2}, "mismatch")]
+)
+def test_weights_of_another_shape_are_one_line(trained, tmp_path, change, message):
+    storage.upload(Path(trained.output), str(tmp_path / "copy"))
+    info = storage.read_json(f"{tmp_path}/copy/recommender.json")
+    storage.write_json(f"{tmp_path}/copy/recommender.json", info | {"model": info["model"] | change})
+    with pytest.raises(InputError, match=f"recommender: .*{message}"):
         Recommender.load(str(tmp_path / "copy"))
 
 
@@ -205,6 +277,9 @@ def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path)
     ):
         run_rat(config)
     allowed = config_for(dataset, embeddings=root, output=config.output, max_missing_share=0.1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vectors, "read", None)  # no vector is read to count
+        assert count_missing(allowed, dataset) == 1
     table, missing = load_embeddings(allowed, dataset)
     assert missing.tolist() == [NUM_ITEMS - 1]
     torch.testing.assert_close(table[-1], table[:-1].mean(dim=0))
@@ -302,14 +377,14 @@ def test_a_run_that_went_on_after_a_stop_tells_the_time_of_all_epochs(dataset, t
     assert 2000 < storage.read_json(f"{config.output}/metrics.json")["seconds"] < 2500
 
 
-def test_a_table_with_nan_is_refused_before_training(dataset, tmp_path):
+def test_a_table_with_nan_is_refused(dataset, tmp_path):
     values = np.ones((NUM_ITEMS, 3))
     values[4, 1] = np.nan
     root = publish(tmp_path / "broken", dataset.item_ids, values)
     with pytest.raises(
         InputError, match=f"1 items have values that are NaN or infinite, such as '{dataset.item_ids[4]}'"
     ):
-        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
+        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")), here=True)
 
 
 def test_vectors_of_another_width_than_the_snapshot_says_are_refused(dataset, tmp_path):
@@ -317,7 +392,7 @@ def test_vectors_of_another_width_than_the_snapshot_says_are_refused(dataset, tm
     manifest = storage.read_json(f"{root}/first/manifest.json")
     storage.write_json(f"{root}/first/manifest.json", manifest | {"dimension": 5})
     with pytest.raises(InputError, match=r"part-00000\.parquet has vectors of 3 values; expected the manifest's 5"):
-        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
+        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")), here=True)
 
 
 def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset, embeddings, tmp_path):
@@ -443,16 +518,17 @@ def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tm
         "method": "text_sum",
         "collaborative": f"{trained.output}/collaborative",
         "output": str(tmp_path / "sum"),
+        "fusion": {"content_weights": [0.0, 2.0], "tail_price": 0},
     }
     config = RatConfig.model_validate(settings)
     run_rat(config, here=True)
     ids, both = Recommender.load(f"{trained.output}/collaborative"), Recommender.load(config.output)
     torch.testing.assert_close(both.item_embeddings, ids.item_embeddings)
-    assert both.content.shape == (NUM_ITEMS, EMBEDDING_DIM)
     metrics = storage.read_json(f"{config.output}/metrics.json")
     assert metrics["epochs"] == []
     alone = storage.read_json(f"{trained.output}/collaborative/metrics.json")
     assert metrics["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
+    assert (both.content is not None) == (metrics["fusion"]["chosen"]["content_weight"] > 0)
 
 
 def test_melt_enhances_tail_users_in_its_artifact(tmp_path):

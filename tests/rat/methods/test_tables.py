@@ -29,7 +29,8 @@ def test_every_method_scores_on_every_backbone(method, backbone):
         table = model.final_table()
     torch.testing.assert_close(table.embeddings, model.item_embeddings())
     assert torch.isfinite(table.embeddings).all()
-    assert (table.content is not None) is METHODS[method].has_content
+    assert (model.content is not None) is METHODS[method].has_content
+    assert table.content is None  # it has no weight yet
 
 
 def test_llm2x_starts_at_the_principal_components_and_trains_them():
