@@ -149,7 +149,7 @@ def test_two_workers_take_the_same_steps_as_one(trained, dataset, ray_local, tmp
     )
 
 
-def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, collaborative: str) -> None:
+def fit_on_another_cpu(rank: int, folder: str, config: RatConfig) -> None:
     """One of two workers; the second starts elsewhere, as one might whose eigenvectors have other signs."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -171,14 +171,14 @@ def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, collaborative:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "make_model", make)
         patched.setattr(run, "fuse", save)
-        run.fit(config, Sources(collaborative, ""), worker=Worker(rank, 2))
+        run.fit(config, Sources(None, ""), worker=Worker(rank, 2))
     dist.destroy_process_group()
 
 
-def test_workers_that_computed_another_start_end_alike(trained, tmp_path):
-    values = trained.model_dump() | {"output": str(tmp_path / "out"), "adapter": {"scaling": "whiten"}}
-    arguments = (str(tmp_path), RatConfig.model_validate(values), f"{trained.output}/collaborative")
-    torch.multiprocessing.spawn(fit_on_another_cpu, arguments, nprocs=2)
+def test_workers_that_computed_another_start_end_alike(dataset, embeddings, tmp_path):
+    settings = {"adapter": {"scaling": "whiten"}, "alignment": {"weight": 0}}
+    config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), **settings)
+    torch.multiprocessing.spawn(fit_on_another_cpu, (str(tmp_path), config), nprocs=2)
     first, second = (safetensors.torch.load_file(f"{tmp_path}/{rank}.safetensors") for rank in range(2))
     assert {"table.parts.0.embeddings.scaler.axes", "table.parts.0.adapter.weight"} <= first.keys() == second.keys()
     for name, expected in first.items():
