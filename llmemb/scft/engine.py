@@ -221,6 +221,8 @@ def _deepspeed_config(settings: EngineConfig, optimizer: OptimizerConfig, precis
         "fp16": {"enabled": precision == "fp16", "min_loss_scale": MIN_LOSS_SCALE},
         # The gradients of many chunks are added up, which bf16 would round away.
         "data_types": {"grad_accum_dtype": "fp32"},
+        # So would their sum over workers be.
+        "communication_data_type": "fp32",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         # torch's AdamW everywhere: DeepSpeed's own CPU one is compiled at first use.

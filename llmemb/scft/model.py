@@ -42,19 +42,18 @@ class PooledEncoder(nn.Module):
 
 
 def make_model(folder: EncoderFolder, config: ScftConfig, *, precision: Precision) -> PooledEncoder:
-    """The base model with what is trained of it: the same for the same seed.
+    """The base model in ``precision``, with what is trained of it: the same for the same seed.
 
-    With adapters the base is frozen, in the engine's precision. Trained in full it is loaded in float32: DeepSpeed
-    keeps that copy and computes with a rounded one.
+    DeepSpeed trains a float32 copy, which it makes of these weights after it has rounded them to its precision: in 16
+    bits a float32 base loses its low bits at the start, however it was loaded.
     """
     import peft
 
-    full = config.tuning == "full"
     # Dropout would make the loss depend on how a batch is cut into chunks; the views are the augmentation.
-    model = load_model(folder, precision="fp32" if full else precision, dropout=False)
+    model = load_model(folder, precision=precision, dropout=False)
     if config.engine.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if not full:
+    if config.tuning == "lora":
         torch.manual_seed(config.seed)
         model = peft.get_peft_model(model, _adapters(config))
     return PooledEncoder(model, config.pooling or folder.pooling)

@@ -180,6 +180,7 @@ def go_on_in_bf16(rank: int, num_workers: int, values: dict, items_path: str, ou
     for stage, tuning in itertools.product((1, 2, 3), TUNINGS):
         config = cell_config(base, stage, tuning, 100)
         engine, loss = build(config, "bf16")
+        assert engine.communication_data_type == torch.float32
         folder = Path(output, f"{stage}-{tuning}")
         step(engine, loss, config, items, 0, rank, num_workers)
         save(folder, engine, loss, torch.zeros(1, 1), rank)

@@ -22,6 +22,14 @@ def test_a_base_model_in_training_drops_nothing_whatever_its_config_calls_it(kin
     torch.testing.assert_close(encoder(TEXTS), encoder(TEXTS), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_the_base_model_takes_the_memory_of_its_precision(scft_config: ScftConfig, tuning):
+    config = scft_config.model_copy(update={"tuning": tuning})
+    encoder = make_model(EncoderFolder.read(Path(config.base_model)), config, precision="bf16")
+    dtypes = {weight.dtype for name, weight in encoder.named_parameters() if "lora_" not in name}
+    assert dtypes == {torch.bfloat16}
+
+
 def test_the_adapters_dropout_is_a_setting_of_its_own(scft_config: ScftConfig):
     config = scft_config.model_copy(update={"lora": scft_config.lora.model_copy(update={"dropout": 0.25})})
     encoder = make_model(EncoderFolder.read(Path(config.base_model)), config, precision="fp32")
