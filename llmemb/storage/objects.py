@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,17 @@ from typing import Any, BinaryIO, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from llmemb.errors import InputError
+from llmemb.storage.checksums import fingerprint
 from llmemb.storage.failures import code, explained
 from llmemb.storage.filesystem import filesystem_of, reading
+from llmemb.storage.node_copy import node_copy
 from llmemb.storage.paths import join
 
 DELETIONS_AT_ONCE = 16
 MAX_UPLOADS = 4
 """Of one object whose parts the store says it does not know."""
+_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
+"""What file systems call an object's tag and time."""
 
 
 def open_read(uri: str) -> BinaryIO:
@@ -122,15 +125,23 @@ def check_writable(folder: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[Path]:
-    """The folder on a local disk: itself, or a temporary download for libraries that read paths only."""
+    """The folder on a local disk: itself, or a temporary download for libraries that read paths only.
+
+    Processes of a node that want the same content at the same time share a download; it is not to be written into.
+    """
     filesystem, path = filesystem_of(folder)
     if isinstance(filesystem, LocalFileSystem):
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory(prefix="llmemb-") as target:
+
+    def download(target: Path) -> None:
+        # Several files at once, each over one connection.
+        filesystem.get(path.rstrip("/") + "/", str(target), recursive=True, **reading(filesystem))
+
+    with contextlib.ExitStack() as stack:
         with explained(folder):
-            filesystem.get(path.rstrip("/") + "/", target, recursive=True, **reading(filesystem))
-        yield Path(target)
+            target = stack.enter_context(node_copy(_content_key(filesystem, path), download))
+        yield target
 
 
 def upload(source: Path, folder: str) -> None:
@@ -146,6 +157,15 @@ def upload(source: Path, folder: str) -> None:
                     shutil.copyfile(file, temporary)
             else:
                 _uploaded(partial(filesystem.put_file, str(file), target))
+
+
+def _content_key(filesystem: Any, folder: str) -> str:
+    """The same for the same content alone, as far as the store says when or what its objects are."""
+    found = filesystem.find(folder, detail=True)
+    versions = {name: [str(info[key]) for key in _VERSIONS if info.get(key)] for name, info in found.items()}
+    if not all(versions.values()):
+        return uuid.uuid4().hex
+    return fingerprint({"folder": filesystem.unstrip_protocol(folder), "versions": versions})
 
 
 def _uploaded(upload: Callable[[], object]) -> None:
