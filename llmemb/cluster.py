@@ -11,6 +11,12 @@ from typing import Any, cast
 from llmemb.errors import InputError
 
 DEVICES = ("auto", "cpu", "gpu")
+COLLECTIVE_TIMEOUT_SECONDS = 4 * 3600
+"""While one worker reads a catalogue or writes tens of gigabytes the others wait in a collective. That a worker died is
+found out by Ray, not by this."""
+TASK_ATTEMPTS = 3
+NODE_WAIT_SECONDS = 20 * 60.0
+"""For an autoscaling cluster to start a node."""
 # Ray core warns of every actor pool of Ray Data, whose arguments Ray Data itself keeps alive:
 # https://github.com/ray-project/ray/issues/57733
 _FALSE_ALARM = b"has constructor arguments in the object store and max_restarts > 0"
@@ -124,11 +130,12 @@ def train_on_ray(
         InputError: what a worker raised, or where its numbers stopped being finite.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         cast(Any, worker),
         train_loop_config=arguments,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
@@ -204,6 +211,67 @@ def say_if_waiting(
             f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each{where})",
             flush=True,
         )
+
+
+def check_memory(work: str, memory: int, *, cpus: int = 1, labels: Mapping[str, str] | None = None) -> None:
+    """Finds out before any work whether :func:`run_task` will find a node for a task of so much memory.
+
+    Where no node is large enough, one such task is asked for, so that an autoscaling cluster starts one that is.
+
+    Raises:
+        InputError: there is none, and none has come.
+    """
+    import ray
+
+    if not memory or any(node.get("memory", 0) >= memory and node.get("CPU", 0) >= cpus for node in _nodes(labels)):
+        return
+    needs = f"{memory / 2**30:.0f} GiB of memory and {cpus} CPU"
+    print(f"{work}: waits for a node with {needs}", flush=True)
+    task: Any = ray.remote(num_cpus=cpus, memory=memory, label_selector=dict(labels or {}), max_retries=0)(_nothing)
+    probe = task.remote()
+    if not ray.wait([probe], timeout=NODE_WAIT_SECONDS)[0]:
+        ray.cancel(probe)
+        raise InputError(f"{work}: no node of the cluster has {needs}; expected one that has, or a smaller model")
+
+
+def run_task(
+    work: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    cpus: int,
+    gpus: int = 0,
+    memory: int = 0,
+    labels: Mapping[str, str] | None = None,
+) -> Any:
+    """What a function returns, called on a node that has room for it; again where its worker or node is lost.
+
+    Args:
+        memory: Bytes; 0 for what any node has.
+
+    Raises:
+        InputError: it ran out of memory. Ray itself would try that again for ever.
+    """
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    task: Any = ray.remote(
+        num_cpus=cpus, num_gpus=gpus, memory=memory, label_selector=dict(labels or {}), max_retries=0
+    )(function)
+    for attempt in range(1, TASK_ATTEMPTS + 1):
+        try:
+            return ray.get(task.remote(*arguments))
+        except OutOfMemoryError as error:
+            raise InputError(
+                f"{work}: a node ran out of memory: expected nodes with more, or less beside it"
+            ) from error
+        except (NodeDiedError, WorkerCrashedError):
+            if attempt == TASK_ATTEMPTS:
+                raise
+            print(f"{work}: its worker was lost; tried again", flush=True)
+
+
+def _nothing() -> None:
+    """Only to find room."""
 
 
 def _nodes(labels: Mapping[str, str] | None) -> list[dict[str, float]]:

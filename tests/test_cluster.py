@@ -136,6 +136,61 @@ def test_what_may_pass_is_tried_again(ray_local, tmp_path):
     assert (tmp_path / "failed").exists()
 
 
+def notes_its_timeout(arguments: dict[str, Any]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    backend: Any = dist.group.WORLD._get_backend(torch.device("cpu"))
+    (arguments["folder"] / "timeout").write_text(str(backend.options._timeout.total_seconds()))
+
+
+@pytest.mark.slow
+def test_workers_wait_for_hours_of_serial_work(ray_local, tmp_path):
+    train(notes_its_timeout, tmp_path, max_failures=0)
+    assert float((tmp_path / "timeout").read_text()) == cluster.COLLECTIVE_TIMEOUT_SECONDS
+
+
+def lose_worker(folder: Path, times: int) -> int:
+    starts = len(list(folder.iterdir()))
+    (folder / str(starts)).touch()
+    if starts < times:
+        os._exit(1)
+    return starts
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_is_lost_is_tried_again_but_not_for_ever(ray_local, tmp_path):
+    (tmp_path / "once").mkdir()
+    (tmp_path / "always").mkdir()
+    assert cluster.run_task("export", lose_worker, tmp_path / "once", 1, cpus=1) == 1
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        cluster.run_task("export", lose_worker, tmp_path / "always", 100, cpus=1)
+    assert len(list((tmp_path / "always").iterdir())) == cluster.TASK_ATTEMPTS
+
+
+def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, monkeypatch):
+    tries = []
+
+    def out_of_memory(_: object) -> None:
+        tries.append(1)
+        raise ray.exceptions.OutOfMemoryError("ray's own words")
+
+    monkeypatch.setattr(ray, "get", out_of_memory)
+    with pytest.raises(InputError, match="export: its node ran out of memory"):
+        cluster.run_task("export", lose_worker, Path(), 0, cpus=1)
+    assert len(tries) == 1
+
+
+def test_a_task_that_no_node_has_memory_for_is_found_out(ray_local, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "NODE_WAIT_SECONDS", 0.1)
+    cluster.check_memory("export", 0)
+    cluster.check_memory("export", 2**20)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="export: no node of the cluster has 1048576 GiB of memory and 1 CPU"):
+        cluster.check_memory("export", 2**50)
+    assert capsys.readouterr().out == "export: waits for a node with 1048576 GiB of memory and 1 CPU\n"
+
+
 def train(worker: Any, folder: Path, max_failures: int, **arguments: Any) -> None:
     cluster.train_on_ray(
         worker,

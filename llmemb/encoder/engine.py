@@ -6,10 +6,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.folder import EncoderFolder, Precision
 
 EngineKind = Literal["torch", "vllm"]
-Precision = Literal["bf16", "fp16", "fp32"]
 TokenIds = Sequence[int] | NDArray[np.integer]
 
 

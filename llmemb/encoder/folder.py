@@ -8,7 +8,9 @@ and the older is written, for readers that do not know the newer yet.
 import contextlib
 import importlib.util
 import json
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from llmemb import storage
 from llmemb.errors import InputError
 
 PoolingMode = Literal["mean", "lasttoken", "cls"]
+Precision = Literal["bf16", "fp16", "fp32"]
 
 ENCODER_FILE = "encoder.json"
 PACKAGE_SCHEME = "package://"
@@ -28,6 +31,8 @@ _OLD_POOLING = {
     "pooling_mode_cls_token": "cls",
 }
 _DEFAULT_MAX_SEQ_LEN = 512
+_PRECISIONS: dict[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+_SMALL_MODEL = 200_000_000
 # Without any of them transformers makes a tokenizer that knows no word, and says nothing.
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _DETERMINING_FILES = (
@@ -93,10 +98,48 @@ class EncoderFolder:
             )
         return found
 
+    @property
+    def num_parameters(self) -> int:
+        """How many values the weights have, from the headers of their files."""
+        return sum(self._num_values().values())
+
+    @property
+    def stored_precision(self) -> Precision:
+        """That of most weights as they are stored."""
+        values = self._num_values()
+        return _PRECISIONS.get(max(values, key=values.__getitem__, default="F32"), "fp32")
+
+    def _num_values(self) -> Counter[str]:
+        """By safetensors' name of their type.
+
+        Raises:
+            InputError: a file of weights is cut or broken.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        found: Counter[str] = Counter()
+        for file in self.path.glob("*.safetensors"):
+            try:
+                with safe_open(file, framework="np") as tensors:
+                    slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (it is no dict)
+                    for each in slices:
+                        found[each.get_dtype()] += math.prod(each.get_shape())
+            except SafetensorError as error:
+                raise InputError(f"{self.path}: cannot be loaded: {error}") from error
+        return found
+
     def info(self) -> dict[str, Any]:
         """``encoder.json`` where SCFT wrote one, else nothing."""
         file = self.path / ENCODER_FILE
         return _read(file) if file.exists() else {}
+
+
+def float32_memory(num_parameters: int) -> int:
+    """Bytes of memory for a task that loads a model in float32, with what it needs besides.
+
+    0, which any node has, for small models.
+    """
+    return 5 * num_parameters + 2 * 2**30 if num_parameters > _SMALL_MODEL else 0
 
 
 def write_layout(path: Path, *, embedding_dim: int, pooling: PoolingMode, normalize: bool, max_seq_len: int) -> None:

@@ -20,7 +20,7 @@ from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load_model(folder: EncoderFolder, *, precision: Precision, dropout: bool = T
         if config.is_encoder_decoder:
             raise InputError(f"{folder.path}: {config.model_type} is an encoder-decoder; expected one of them alone")
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
-        model, found = AutoModel.from_pretrained(folder.path, config=config, dtype=_DTYPES[precision], **options)
+        model, found = AutoModel.from_pretrained(folder.path, config=config, dtype=DTYPES[precision], **options)
     # What is missing would be random, and another in each worker. BERT's own pooler is not read here.
     if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
         raise InputError(f"{folder.path}: {len(missing)} weights of a {config.model_type} are missing: {missing[0]}, …")

@@ -1,5 +1,6 @@
 """From a checkpoint to the encoder artifact, checked by loading it back."""
 
+import gc
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +13,23 @@ from torch.nn.functional import cosine_similarity
 
 from llmemb import __version__, storage
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, local_folder, write_layout
-from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
+from llmemb.encoder.torch_engine import DTYPES, TorchEngine, load_tokenizer, tokenize
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.model import PooledEncoder, make_model, trainable
-from llmemb.scft.state import read_progress, read_trained
+from llmemb.scft.state import read_progress, read_samples, trained_weights
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.999}
 """Of the exported vectors to those that the model in training gave, which rounds as its precision does."""
 ADAPTER_FOLDER = "adapter"
+MAX_FILE_SIZE = "4GB"
+"""Of weights; several files are uploaded and downloaded side by side."""
 
 
 def export_encoder(config: ScftConfig, checkpoint: Path, prompts: Sequence[str], *, precision: str) -> None:
     """Writes ``config.output``: weights, tokenizer, layout, the adapter where there is one and ``encoder.json`` last.
+
+    The weights are in the precision in which the base model stores its own, merged in float32. One float32 copy of the
+    model is in memory at a time.
 
     Args:
         prompts: The texts whose vectors are the checkpoint's samples.
@@ -31,30 +37,33 @@ def export_encoder(config: ScftConfig, checkpoint: Path, prompts: Sequence[str],
     Raises:
         RuntimeError: the folder, loaded back, does not give the vectors that the model in training gave.
     """
-    weights, samples = read_trained(checkpoint)
     with local_folder(config.base_model) as base, tempfile.TemporaryDirectory() as temporary:
         folder, target = EncoderFolder.read(base), Path(temporary)
-        _write(config, folder, _trained(config, folder, weights), target)
+        _write(config, folder, _trained(config, folder, checkpoint), target)
+        gc.collect()  # PEFT's models have cycles
         written = EncoderFolder.read(target)
-        cosine = _min_cosine(written, prompts, samples)
-        if not cosine >= MIN_COSINE[precision]:
-            raise RuntimeError(
-                f"the exported encoder's cosine to the trained one is {cosine}; expected ≥ {MIN_COSINE[precision]}"
-            )
+        cosine = _min_cosine(written, prompts, read_samples(checkpoint))
+        expected = min(MIN_COSINE[precision], MIN_COSINE[written.stored_precision])
+        if not cosine >= expected:
+            raise RuntimeError(f"the exported encoder's cosine to the trained one is {cosine}; expected ≥ {expected}")
         info = _info(config, read_progress(checkpoint), cosine) | {"fingerprint": written.fingerprint()}
         storage.upload(target, config.output)
         storage.write_json(storage.join(config.output, ENCODER_FILE), info)
 
 
-def _trained(config: ScftConfig, folder: EncoderFolder, weights: dict[str, Tensor]) -> PooledEncoder:
+@torch.no_grad()
+def _trained(config: ScftConfig, folder: EncoderFolder, checkpoint: Path) -> PooledEncoder:
     encoder = make_model(folder, config, precision="fp32")
-    expected = trainable(encoder).keys()
-    if weights.keys() != expected:
+    parameters, loaded = trainable(encoder), set[str]()
+    for name, weight in trained_weights(checkpoint):
+        if name in parameters:
+            parameters[name].copy_(weight)
+        loaded.add(name)
+    if loaded != parameters.keys():
         raise RuntimeError(
-            f"the checkpoint has {len(weights)} tensors, the model trains {len(expected)}; first that differs: "
-            f"{min(weights.keys() ^ expected)}"
+            f"the checkpoint has {len(loaded)} tensors, the model trains {len(parameters)}; first that differs: "
+            f"{min(loaded ^ parameters.keys())}"
         )
-    encoder.load_state_dict(weights, strict=False)
     return encoder
 
 
@@ -64,7 +73,7 @@ def _write(config: ScftConfig, folder: EncoderFolder, encoder: PooledEncoder, ta
         model.save_pretrained(target / ADAPTER_FOLDER)
         (target / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # PEFT's blank form
         model = model.merge_and_unload()
-    model.save_pretrained(target, safe_serialization=True)
+    model.to(DTYPES[folder.stored_precision]).save_pretrained(target, max_shard_size=MAX_FILE_SIZE)
     load_tokenizer(folder.path).save_pretrained(target)
     write_layout(
         target,

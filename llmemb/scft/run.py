@@ -5,10 +5,10 @@ from typing import Any
 
 from llmemb import progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, has_gpus, train_on_ray, training_workers
+from llmemb.cluster import check_memory, connect, cpu_threads, has_gpus, run_task, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.engine import Precision
-from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, local_folder
+from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.export import export_encoder
@@ -29,7 +29,8 @@ def run_scft(config: ScftConfig) -> None:
     dataset = Dataset.open(config.dataset)
     config.prompt.check_columns(dataset.item_columns, config.dataset)
     with local_folder(config.base_model) as path:
-        base_fingerprint = EncoderFolder.read(path).fingerprint()
+        base = EncoderFolder.read(path)
+        base_fingerprint, memory = base.fingerprint(), float32_memory(base.num_parameters)
     prompts = _prompts(dataset, config)
     inputs = {"catalogue": dataset.catalogue_fingerprint, "base_model": base_fingerprint}
     if not claim(config, config.output, job="scft", inputs=inputs, finished_by=ENCODER_FILE):
@@ -42,7 +43,8 @@ def run_scft(config: ScftConfig) -> None:
         raise InputError(
             f"engine.zero_stage: 0 keeps no float32 copy of what it trains; expected 1, 2 or 3 with {precision}"
         )
-    _export(config, _train(config, precision), prompts, precision)
+    check_memory("export", memory)
+    _export(config, _train(config, precision), prompts, precision, memory)
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
     _tell(config)
 
@@ -88,15 +90,14 @@ def _train(config: ScftConfig, precision: Precision) -> Any:
     return result.checkpoint if validated is None else result.get_best_checkpoint(validated, "max")
 
 
-def _export(config: ScftConfig, checkpoint: Any, prompts: list[str], precision: Precision) -> None:
+def _export(config: ScftConfig, checkpoint: Any, prompts: list[str], precision: Precision, memory: int) -> None:
     """Exports on a node of the cluster: the driver's may be too small for the model."""
-    import ray
 
     def export() -> None:
         with checkpoint.as_directory() as folder:
             export_encoder(config, Path(folder), prompts, precision=precision)
 
-    ray.get(ray.remote(num_cpus=1)(export).remote())
+    run_task("export", export, cpus=1, memory=memory)
 
 
 def _tell(config: ScftConfig) -> None:

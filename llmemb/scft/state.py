@@ -64,11 +64,15 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("files", OPTIMIZER)}
 
 
-def read_trained(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
-    """The trained weights of a saved state, float32, by their names in the encoder, and its samples."""
-    tensors = dict(_read(folder, lambda name: name == SAMPLES or name.startswith(f"{WEIGHT}:")))
-    samples = tensors.pop(SAMPLES)
-    return {name.removeprefix(f"{WEIGHT}:"): tensor for name, tensor in tensors.items()}, samples
+def trained_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The trained weights of a saved state, float32, by their names in the encoder, one in memory at a time."""
+    for name, tensor in _read(folder, lambda name: name.startswith(f"{WEIGHT}:")):
+        yield name.removeprefix(f"{WEIGHT}:"), tensor
+
+
+def read_samples(folder: Path) -> Tensor:
+    """The samples of a saved state."""
+    return dict(_read(folder, lambda name: name == SAMPLES))[SAMPLES]
 
 
 def load_state(folder: Path, engine: Any, loss: TemperedLoss) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llmemb.encoder.folder import EncoderFolder, local_folder, write_layout
+from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder, write_layout
 from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
 from llmemb.errors import InputError
 
@@ -67,6 +67,26 @@ def test_the_fingerprint_is_of_content_and_changes_with_any_weight_or_setting(fo
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert EncoderFolder.read(copy).fingerprint() != before
+
+
+def test_what_is_stored_is_read_from_the_headers(folder):
+    weights = load_file(folder / "model.safetensors")
+    expected = sum(weight.numel() for weight in weights.values())
+    first, *others = weights
+    (folder / "model.safetensors").unlink()
+    save_file({first: weights[first]}, folder / "model-00001-of-00002.safetensors")
+    save_file({name: weights[name].bfloat16() for name in others}, folder / "model-00002-of-00002.safetensors")
+    assert EncoderFolder.read(folder).num_parameters == expected
+    assert EncoderFolder.read(folder).stored_precision == "bf16"
+    cut = folder / "model-00002-of-00002.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    with pytest.raises(InputError, match="encoder: cannot be loaded: "):
+        _ = EncoderFolder.read(folder).num_parameters
+
+
+def test_a_small_model_needs_no_room_of_its_own_and_a_large_one_its_float32_copy():
+    assert float32_memory(22_000_000) == 0
+    assert 28e9 < float32_memory(7_000_000_000) < 40e9
 
 
 def test_pickled_weights_and_unknown_modules_are_refused(folder):

@@ -22,7 +22,7 @@ from llmemb.scft.export import export_encoder
 from llmemb.scft.items import ItemTexts, survey, write_items
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
-from llmemb.scft.state import load_state, read_trained, save_state
+from llmemb.scft.state import load_state, read_samples, save_state, trained_weights
 from llmemb.scft.training import learning_rate
 from tests.generated import write_tiny_decoder
 from tests.scft import reference
@@ -274,8 +274,7 @@ def test_a_step_that_overflows_fp16_changes_nothing_and_is_not_counted(scft_conf
         for name, gradient in expected.gradients[0].items():
             error = (first[f"exp_avg:{name}"] / FIRST_MOMENT - gradient).norm()
             assert error <= 0.02 * gradient.norm() + 1e-6, (stage, name)
-        before, _ = read_trained(tmp_path / f"before-{stage}")
-        after, _ = read_trained(tmp_path / stage)
+        before, after = (dict(trained_weights(tmp_path / folder)) for folder in (f"before-{stage}", stage))
         assert before
         assert all(torch.equal(weight, after[name]) for name, weight in before.items()), stage
         assert cell["scale"] == 2.0**59, stage
@@ -320,7 +319,7 @@ def test_decoders_train_as_in_plain_torch_and_come_out_as_encoders(scft_config, 
             losses = json.loads((tmp_path / kind / f"losses-{stage}.json").read_text())
             np.testing.assert_allclose(losses, expected.losses, rtol=1e-4, err_msg=f"{kind} {stage}")
             opened = SentenceTransformer(str(tmp_path / kind / f"trained-{stage}"), device="cpu")
-            _, samples = read_trained(tmp_path / kind / f"state-{stage}")
+            samples = read_samples(tmp_path / kind / f"state-{stage}")
             prompts = survey(Dataset.open(config.dataset), config.prompt, 4)[1]
             np.testing.assert_allclose(opened.encode(prompts), samples, atol=1e-5)
 
@@ -378,7 +377,7 @@ def test_one_two_three_and_again_one_worker_train_as_one_does(scft_config, items
             folder = tmp_path / f"{stage}-{tuning}" / str(len(WORLDS) - 1)
             losses = json.loads((folder / "state.json").read_text())["losses"]
             np.testing.assert_allclose(losses, expected.losses, rtol=1e-3, err_msg=str(folder))
-            weights, _ = read_trained(folder)
+            weights = dict(trained_weights(folder))
             assert weights.keys() == expected.weights.keys()
             for name, weight in weights.items():
                 torch.testing.assert_close(weight, expected.weights[name], rtol=1e-2, atol=1e-4)
