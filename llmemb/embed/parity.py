@@ -1,21 +1,26 @@
 """The gate before a snapshot is published: are these the vectors that the encoder gives each item alone?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmemb import vectors
+from llmemb.cluster import check_memory, cpu_threads, run_task
 from llmemb.embed.changes import PROMPT_HASH, parent_hashes, read_items
 from llmemb.embed.config import ParityConfig
 from llmemb.embed.plan import EncoderPlan, SnapshotPlan
 from llmemb.embed.snapshot import Snapshot
-from llmemb.encoder.folder import EncoderFolder, local_folder
+from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID
 
 SAMPLED_SHARDS = 8
+MAX_BYTES_ON_GPU = 8 * 2**30
+"""Of float32 weights: these find room on any GPU that encodes; for more, a CPU needs a minute or two."""
+MAX_CPUS = 8
 
 
 def check_parity(
@@ -36,13 +41,12 @@ def check_parity(
     """
     if not buckets:
         return {"sample_items": 0, "min_cosine": None}
-    import ray
-
     item_ids, prompts, stored = _sample(snapshot, plan, buckets, config.sample_items)
-    encoder = plan.encoder
-    cpus, gpus = (1, 1) if encoder.on_gpu else (encoder.threads, 0)
-    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=encoder.node_labels)(_unbatched)
-    expected = np.asarray(ray.get(task.remote(encoder, prompts)))
+    check_parity_fits(plan.encoder)
+    reference = _reference(plan.encoder)
+    resources = {"cpus": reference.threads, "gpus": reference.num_gpus, "memory": _memory(reference)}
+    labels = reference.node_labels
+    expected = np.asarray(run_task("parity", _unbatched, reference, prompts, **resources, labels=labels))
     cosines = (expected * stored).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(stored, axis=1)
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= config.min_cosine:
@@ -51,6 +55,28 @@ def check_parity(
             f"embedding; expected at least {config.min_cosine}; {snapshot.uri} is not published"
         )
     return {"sample_items": len(item_ids), "min_cosine": float(cosines[worst])}
+
+
+def check_parity_fits(encoder: EncoderPlan) -> None:
+    """Finds out before anything is encoded whether the check will find a node with memory for its float32 model.
+
+    Raises:
+        InputError: no node has it.
+    """
+    check_memory("parity", _memory(encoder), cpus=_reference(encoder).threads, labels=encoder.node_labels)
+
+
+def _reference(encoder: EncoderPlan) -> EncoderPlan:
+    """Where the float32 model runs: where the encoders do, but on CPUs if it may not fit one GPU."""
+    if not encoder.on_gpu:
+        return encoder
+    if 4 * encoder.num_parameters <= MAX_BYTES_ON_GPU:
+        return replace(encoder, threads=1, gpus_per_worker=1)
+    return replace(encoder, device="cpu", threads=min(MAX_CPUS, cpu_threads(1, encoder.node_labels)))
+
+
+def _memory(encoder: EncoderPlan) -> int:
+    return float32_memory(encoder.num_parameters)
 
 
 def _sample(

@@ -12,7 +12,7 @@ from llmemb.cluster import connect, has_gpus, quiet_actor_pools, quiet_ray_data,
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.meter import Meter, Stint, describe, total_work
-from llmemb.embed.parity import check_parity
+from llmemb.embed.parity import check_parity, check_parity_fits
 from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vector_identity
 from llmemb.embed.records import REFUSED_FILE, Records, encoded_buckets, read_records, write_refused
 from llmemb.embed.shards import EncodeBucket, compare, tokenize_bucket, write_shard
@@ -36,7 +36,7 @@ def run_embed(config: EmbedConfig) -> None:
     dataset = Dataset.open(config.dataset)
     with local_folder(config.encoder) as path:
         folder = EncoderFolder.read(path)
-        encoder_fingerprint = folder.checked_fingerprint()
+        encoder_fingerprint, num_parameters = folder.checked_fingerprint(), folder.num_parameters
     template = _template(config, folder)
     template.check_columns(dataset.item_columns, config.dataset)
     storage.check_writable(config.output)
@@ -48,7 +48,7 @@ def run_embed(config: EmbedConfig) -> None:
         _remove_records(parent.uri)  # of a run that was killed just before it would have done so
         print(f"embeddings: {parent.uri} is published already; LATEST names it")
         return
-    plan = plan_snapshot(config, dataset, template, identity, parent)
+    plan = plan_snapshot(config, dataset, template, identity, parent, num_parameters=num_parameters)
     if not is_published(plan.uri):
         storage.write_bytes(storage.join(plan.uri, "config.yaml"), config.to_yaml().encode())
         try:
@@ -115,6 +115,7 @@ def _compare(todo: list[int], plan: SnapshotPlan, records: Records) -> dict[int,
 
 
 def _encode(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], num_fresh: int, records: Records) -> None:
+    check_parity_fits(plan.encoder)
     started = time.monotonic()
     stints = []
     with (

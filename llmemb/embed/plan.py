@@ -40,6 +40,7 @@ class EncoderPlan:
     device: str
     gpus_per_worker: int
     compiled: bool
+    num_parameters: int = 0
     node_labels: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -99,7 +100,13 @@ def vector_identity(
 
 
 def plan_snapshot(
-    config: EmbedConfig, dataset: Dataset, template: PromptTemplate, identity: dict[str, Any], parent: Snapshot | None
+    config: EmbedConfig,
+    dataset: Dataset,
+    template: PromptTemplate,
+    identity: dict[str, Any],
+    parent: Snapshot | None,
+    *,
+    num_parameters: int,
 ) -> SnapshotPlan:
     """The plan of the snapshot that follows ``parent``; ``identity`` names all that determines its vectors."""
     device = "cuda" if has_gpus() else "cpu"
@@ -118,6 +125,7 @@ def plan_snapshot(
         device=device,
         gpus_per_worker=config.engine.gpus_per_worker,
         compiled=config.engine.compile,
+        num_parameters=num_parameters,
         node_labels=config.node_labels,
     )
     num_shards = _num_shards(dataset.num_items, parent, config.items_per_shard)
