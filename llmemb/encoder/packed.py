@@ -104,9 +104,8 @@ def pool_packed(states: Tensor, offsets: Tensor, mode: str) -> Tensor:
     if mode == "lasttoken":
         return states[offsets[1:] - 1]
     lengths = offsets.diff()
-    text = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths, output_size=len(states))
-    sums = states.new_zeros(len(lengths), states.shape[1]).index_add_(0, text, states)
-    return sums / lengths[:, None]
+    # index_add_ sums in any order on GPUs.
+    return torch.segment_reduce(states, "sum", lengths=lengths, unsafe=True) / lengths[:, None]
 
 
 def attend(

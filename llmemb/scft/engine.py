@@ -22,7 +22,7 @@ from llmemb.scft.gradient_cache import contrastive_step, gather_rows, same_numbe
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import PooledEncoder, trainable
 
-# Passes over texts of like length waste little on padding; this many tokens keep a CPU core busy.
+# On CPUs. Passes over texts of like length waste little on padding; this many tokens keep a core busy.
 TOKENS_PER_PADDED_PASS = 1024
 MIN_LOSS_SCALE = 1
 
@@ -187,15 +187,22 @@ class _Embed:
 
     def __call__(self, rows: NDArray[np.int64], place: int) -> Tensor:
         encoder, lengths = self._engine.module, self._lengths[rows]
-        # ZeRO-3 gathers weights in each pass, so there all workers must make the same number: one.
-        whole = encoder.packs or self._engine.zero_optimization_stage() == 3
-        passes = [np.arange(len(rows))] if whole else encoder.batches(lengths, TOKENS_PER_PADDED_PASS)
+        passes = _passes(self._engine, lengths)
         with _replayed([*self._seed, place], self._engine.device):
             vectors = [self._engine([self._token_ids[row] for row in rows[each]]) for each in passes]
         self._passes.tokens += int(lengths.sum())
         held = lengths.sum() if encoder.packs else sum(len(each) * lengths[each].max() for each in passes)
         self._passes.held += int(held)
         return torch.cat(vectors)[_inverse(passes)]
+
+
+def _passes(engine: Any, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each pass over a chunk."""
+    encoder = engine.module
+    # ZeRO-3 gathers weights in each pass, so there all workers must make the same number: one. GPUs want large ones.
+    if encoder.packs or engine.zero_optimization_stage() == 3 or engine.device.type == "cuda":
+        return [np.arange(len(lengths))]
+    return encoder.batches(lengths, TOKENS_PER_PADDED_PASS)
 
 
 @contextlib.contextmanager
@@ -233,16 +240,25 @@ def _deepspeed_config(settings: EngineConfig, optimizer: OptimizerConfig, precis
 
 @torch.no_grad()
 def _try_packing(engine: Any) -> None:
-    """Packs from now on if the model gives packed texts the vectors that it gives padded ones."""
+    """Packs from now on if the model gives packed texts the vectors that it gives padded ones, on every worker.
+
+    Workers that pack make other passes than workers that pad.
+    """
     encoder = engine.module
     model = encoder.model.get_base_model() if hasattr(encoder.model, "get_base_model") else encoder.model
-    longest = 40
+    before, longest = model.config._attn_implementation, 40
     expected = torch.cat([engine([text]) for text in packed.sample_texts(model, longest)])
     encoder.packs = True
     reason = packed.prepare_if_same(model, expected, engine, longest)
     if reason is not None:
         logger.warning("batches are padded, since packing fails here: %s", reason)
-        encoder.packs = False
+    works = torch.tensor(int(reason is None), device=engine.device)
+    if dist.is_initialized():
+        dist.all_reduce(works, dist.ReduceOp.MIN)
+    encoder.packs = bool(works)
+    if reason is None and not encoder.packs:
+        logger.warning("batches are padded, since packing fails on another worker")
+        model.set_attn_implementation(before)
 
 
 def _lengths(token_ids: list[list[int]]) -> NDArray[np.int64]:

@@ -98,6 +98,7 @@ def _info(config: ScftConfig, progress: dict[str, Any], cosine: float) -> dict[s
     training = {
         "loss_first_tenth": float(np.mean(losses[:edge])),
         "loss_last_tenth": float(np.mean(losses[-edge:])),
+        "packed": bool(steps and steps[-1].get("packed")),
         "padding_share": float(np.mean([entry["padding_share"] for entry in steps])),
         "pairs_per_second": float(np.median([entry["pairs_per_second"] for entry in steps])),
         "tokens_per_second": float(np.median([entry["tokens_per_second"] for entry in steps])),

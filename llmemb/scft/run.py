@@ -110,5 +110,6 @@ def _tell(config: ScftConfig) -> None:
         chosen = f"step {best} of {config.max_steps}, {name} {before:.4f} untrained → {after:.4f}"
         if not best:
             chosen = f"the untrained model, {name} {before:.4f}: no step was better"
-    speed = f", {metrics['pairs_per_second']:.1f} pairs/s, {metrics['padding_share']:.1%} padding" if best else ""
+    padding = "packed" if metrics.get("packed") else f"{metrics.get('padding_share', 0):.1%} padding"
+    speed = f", {metrics['pairs_per_second']:.1f} pairs/s, {padding}" if best else ""
     print(f"encoder: {config.output}: {chosen}{speed}")

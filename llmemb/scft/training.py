@@ -158,6 +158,7 @@ class Training:
             figures["temperature"] = float(self.loss.temperature)
         pairs = config.batch_size * config.optimizer.batches_per_step
         figures |= self._throughput.figures(passes, pairs, time.monotonic() - started)
+        figures["packed"] = float(self.engine.module.packs)
         self.progress.history.append(figures)
         return figures
 

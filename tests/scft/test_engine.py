@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step, was
 from llmemb.scft.export import export_encoder
 from llmemb.scft.items import ItemTexts, survey, write_items
 from llmemb.scft.loss import TemperedLoss
-from llmemb.scft.model import make_model
+from llmemb.scft.model import PooledEncoder, make_model
 from llmemb.scft.state import load_state, read_samples, save_state, trained_weights
 from llmemb.scft.training import learning_rate
 from tests.generated import write_tiny_decoder
@@ -332,6 +333,31 @@ def pack_and_step(rank: int, num_workers: int, values: dict, items_path: str, ou
     packs = engine.module.packs
     losses = [step(engine, loss, config, items, number, rank, num_workers) for number in range(STEPS)]
     Path(output, "found.json").write_text(json.dumps({"packs": packs, "losses": losses}))
+
+
+@pytest.mark.parametrize(("device", "stage", "num_passes"), [("cpu", 2, 3), ("cpu", 3, 1), ("cuda", 2, 1)])
+def test_a_chunk_is_one_pass_on_gpus_and_several_of_like_lengths_on_cpus(device, stage, num_passes):
+    encoder = PooledEncoder(torch.nn.Identity(), "mean")
+    engine = SimpleNamespace(module=encoder, device=torch.device(device), zero_optimization_stage=lambda: stage)
+    lengths = np.full(3, scft_engine.TOKENS_PER_PADDED_PASS)
+    passes = scft_engine._passes(engine, lengths)
+    assert len(passes) == num_passes
+    assert sorted(np.concatenate(passes)) == [0, 1, 2]
+
+
+def pack_where_one_cannot(rank: int, num_workers: int, values: dict) -> None:
+    engine, _ = build(ScftConfig.model_validate(values))
+    attention = engine.module.model.config._attn_implementation
+    with pytest.MonkeyPatch.context() as patched:
+        if rank == 1:
+            patched.setattr(scft_engine.packed, "prepare_if_same", lambda *_: "no such kernel")
+        scft_engine._try_packing(engine)
+    assert not engine.module.packs
+    assert engine.module.model.config._attn_implementation == attention
+
+
+def test_where_one_worker_cannot_pack_none_does(scft_config):
+    run_workers(pack_where_one_cannot, 2, cell_config(scft_config, 2, "full", 100).model_dump(mode="json"))
 
 
 def test_packed_texts_train_as_padded_ones_do(scft_config, items_file, tmp_path):
