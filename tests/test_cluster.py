@@ -168,7 +168,7 @@ def test_a_task_whose_worker_is_lost_is_tried_again_but_not_for_ever(ray_local, 
     assert len(list((tmp_path / "always").iterdir())) == cluster.TASK_ATTEMPTS
 
 
-def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, monkeypatch):
+def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, tmp_path, monkeypatch):
     tries = []
 
     def out_of_memory(_: object) -> None:
@@ -177,7 +177,7 @@ def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, monkeypatc
 
     monkeypatch.setattr(ray, "get", out_of_memory)
     with pytest.raises(InputError, match="export: a node ran out of memory"):
-        cluster.run_task("export", lose_worker, Path(), 0, cpus=1)
+        cluster.run_task("export", lose_worker, tmp_path, 0, cpus=1)
     assert len(tries) == 1
 
 

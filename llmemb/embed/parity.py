@@ -19,7 +19,7 @@ from llmemb.vectors import ITEM_ID
 
 SAMPLED_SHARDS = 8
 MAX_BYTES_ON_GPU = 8 * 2**30
-"""Of float32 weights: these find room on any GPU that encodes; for more, a CPU needs a minute or two."""
+"""Of float32 weights: these find room on any GPU that encodes. A sample of a larger model is within reach of CPUs."""
 MAX_CPUS = 8
 
 
