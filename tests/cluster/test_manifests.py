@@ -19,7 +19,6 @@ RAY_JOB: dict[str, Any] = {
     "entrypoint": str,
     "submissionMode": {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"},
     "backoffLimit": int,
-    "ttlSecondsAfterFinished": int,
 }
 WORKER_GROUP: dict[str, Any] = {
     "groupName": str,
@@ -116,8 +115,18 @@ def test_every_job_has_a_rayjob_that_runs_it_on_the_cluster():
     }
     assert jobs.keys() == JOBS
     for job, manifest in jobs.items():
-        assert manifest["spec"]["entrypoint"].endswith(f"python jobs/{job}.py --config /etc/llmemb/{job}.yaml")
+        assert manifest["spec"]["entrypoint"] == f"python /app/jobs/{job}.py --config /etc/llmemb/{job}.yaml"
         assert manifest["spec"]["clusterSelector"] == {"ray.io/cluster": "llmemb"}
+
+
+def test_kuberay_takes_the_rayjobs():
+    """Its rules for a RayJob on a cluster that stays (validateDeletionConfiguration, BuildJobSubmitCommand)."""
+    specs = [manifest["spec"] for manifest in kubernetes() if manifest["kind"] == "RayJob"]
+    specs += [manifest["spec"]["jobTemplate"] for manifest in kubernetes() if manifest["kind"] == "RayCronJob"]
+    assert len(specs) == len(JOBS) + 1
+    for spec in specs:
+        assert not spec.get("shutdownAfterJobFinishes") and not spec.get("ttlSecondsAfterFinished")
+        assert not set(spec["entrypoint"]) & set("&|;<>()$`\\\"'*?#~=%\n"), "it goes unquoted into a shell"
 
 
 def test_pods_are_nobody_special_and_use_the_image():
