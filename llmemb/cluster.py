@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -104,6 +105,43 @@ def cpu_threads(num_workers: int, labels: Mapping[str, str] | None = None) -> in
     cpus = [int(resources.get("CPU", 0)) for resources in _nodes(labels)]
     threads = range(max(cpus, default=1), 1, -1)
     return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
+
+
+def worker_request(threads: int, *, beside_gpu: int = 1) -> dict[str, int]:
+    """What a worker that trains or encodes asks for, as ``cpus`` and ``gpus``: its ``threads``, or a GPU.
+
+    Beside a GPU one CPU: as many as the largest node has, no node with a GPU may have.
+    """
+    return {"cpus": beside_gpu, "gpus": 1} if has_gpus() else {"cpus": threads, "gpus": 0}
+
+
+def worker_threads(planned: int) -> int:
+    """The CPU threads of the worker that asks: ``planned`` on CPUs; beside a GPU, that GPU's share of its node's CPUs.
+
+    The driver cannot know the node's: a cluster that autoscales from zero has not started it yet.
+    """
+    import ray
+
+    own = ray.get_runtime_context()
+    if not own.get_accelerator_ids().get("GPU"):
+        return planned
+    [node] = [node["Resources"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()]
+    return max(1, int(node.get("CPU", 0)) // int(node["GPU"]))
+
+
+def check_gpu() -> None:
+    """Raises where this process has a GPU by Ray's count and PyTorch sees none.
+
+    Raises:
+        InputError: a node without the driver, or a container that was not given its GPUs.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{platform.node()}: Ray counts a GPU that PyTorch does not see; expected NVIDIA's driver on the node "
+            "(nvidia-smi) and a container with its GPUs, or LLMEMB_DEVICE=cpu"
+        )
 
 
 def train_on_ray(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import ray
 import ray.train
+import torch
 
 from llmemb import cluster
 from llmemb.errors import InputError
@@ -35,6 +36,50 @@ def test_threads_are_those_of_the_nodes_that_work_may_run_on(nodes):
 def test_a_cluster_without_a_node_that_computes_yet_has_one_thread_for_each(nodes):
     del nodes[1:3]
     assert cluster.cpu_threads(2) == 1
+
+
+@pytest.fixture
+def own_gpus(nodes, monkeypatch) -> list[str]:
+    """Those of the worker that asks, on the third node."""
+    gpus: list[str] = []
+
+    class Context:
+        def get_accelerator_ids(self) -> dict[str, list[str]]:
+            return {"GPU": gpus}
+
+        def get_node_id(self) -> str:
+            return "2"
+
+    for number, node in enumerate(nodes):
+        node["NodeID"] = str(number)
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    return gpus
+
+
+def test_a_worker_with_a_gpu_has_that_gpus_share_of_its_nodes_cpus(own_gpus):
+    assert cluster.worker_threads(1) == 1
+    own_gpus.append("0")
+    assert cluster.worker_threads(1) == 6 // 2
+
+
+def test_beside_a_gpu_one_cpu_is_asked_for_whatever_the_largest_node_has(nodes, monkeypatch, capsys):
+    monkeypatch.delenv("LLMEMB_DEVICE", raising=False)
+    nodes[1]["Resources"]["CPU"] = 96.0
+    request = cluster.worker_request(cluster.cpu_threads(1))
+    assert request == {"cpus": 1, "gpus": 1}
+    cluster.say_if_waiting("rat", 2, **request)
+    assert capsys.readouterr().out == ""
+    assert cluster.worker_request(96, beside_gpu=4) == {"cpus": 4, "gpus": 1}
+    monkeypatch.setenv("LLMEMB_DEVICE", "cpu")
+    assert cluster.worker_request(96) == {"cpus": 96, "gpus": 0}
+
+
+def test_a_gpu_that_pytorch_does_not_see_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cluster.check_gpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"Ray counts a GPU that PyTorch does not see; expected NVIDIA's driver .*$"):
+        cluster.check_gpu()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage, vectors
+from llmemb.cluster import check_gpu
 from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes, parent_shards, read_items
 from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan
@@ -150,7 +151,9 @@ def cut(embedded: NDArray[np.float32], dimension: int, *, normalized: bool) -> N
 
 
 def _load_engine(plan: EncoderPlan) -> Engine:
-    if not plan.on_gpu:
+    if plan.on_gpu:
+        check_gpu()
+    else:
         import torch
 
         torch.set_num_threads(plan.threads)

@@ -134,9 +134,10 @@ class EngineConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the products; sums and weights stay float32. ``auto`` is bf16 on GPUs that have it and fp32 elsewhere."""
     threads_per_worker: int | None = Field(default=None, ge=1)
-    """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
-    max_failures: int = Field(default=2, ge=0)
-    """How often training goes on, from its last epoch, after losing a worker."""
+    """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs: each has its share of its
+    node's CPUs."""
+    max_failures: int = Field(default=2, ge=-1)
+    """How often training goes on, from its last epoch, after losing a worker; -1 for however often it does."""
 
 
 MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_sum"]

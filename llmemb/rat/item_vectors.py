@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from llmemb import progress, storage
-from llmemb.cluster import connect, cpu_threads, has_gpus
+from llmemb.cluster import connect, cpu_threads, has_gpus, say_if_waiting, worker_request, worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
@@ -69,14 +69,16 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     on_gpu = has_gpus()
 
     def work(board: Any, inputs: Inputs) -> None:  # an argument: what a function closes over may not be large
-        torch.set_num_threads(threads)
+        torch.set_num_threads(worker_threads(threads))
 
         def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
             progress.tell(board, done, total, **figures)
 
         learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
 
-    task: Any = ray.remote(num_cpus=threads, num_gpus=1 if on_gpu else 0, label_selector=labels)(work)
+    request = worker_request(threads)
     title = f"rat: {inputs.config.recipe.label}'s item vectors"
+    say_if_waiting(title, 1, **request, labels=labels)
+    task: Any = ray.remote(num_cpus=request["cpus"], num_gpus=request["gpus"], label_selector=labels)(work)
     with progress.remote_bar(title, total=1, unit="epochs") as board:
         ray.get(task.remote(board, inputs))

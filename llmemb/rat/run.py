@@ -11,7 +11,7 @@ import torch
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers
+from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers, worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets
 from llmemb.embed.snapshot import Snapshot
@@ -96,8 +96,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    if worker.device.type == "cpu":
-        torch.set_num_threads(arguments["threads"])
+    torch.set_num_threads(worker_threads(arguments["threads"]))
     on_epoch = partial(_tell, arguments["board"]) if worker.rank == 0 else None
     fit(RatConfig.model_validate(arguments["config"]), arguments["sources"], worker=worker, on_epoch=on_epoch)
 

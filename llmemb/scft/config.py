@@ -81,16 +81,17 @@ class EngineConfig(Config):
     tokens_per_chunk: int = Field(default=8192, ge=1)
     """Tokens in one forward and backward pass; a batch of any size goes through in such chunks."""
     threads_per_worker: int | None = Field(default=None, ge=1)
-    """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs."""
+    """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs: each has its share of its
+    node's CPUs."""
     min_workers: int | None = Field(default=None, ge=1)
     """Training goes on with as few of ``num_workers`` where nodes are gone, and with more when they are back."""
     save_every_steps: int | None = Field(default=None, ge=1)
     """Checkpoints between those of validation."""
     checkpoints_kept: int = Field(default=2, ge=1)
     """The best ones, or the last where nothing is validated; the newest is always kept beside them."""
-    max_failures: int = Field(default=2, ge=0)
-    """How often training goes on from its last checkpoint after losing a worker; a node that is taken back with notice
-    does not count."""
+    max_failures: int = Field(default=2, ge=-1)
+    """How often training goes on from its last checkpoint after losing a worker, -1 for however often it does; a node
+    that is taken back with notice does not count."""
 
     @model_validator(mode="after")
     def _weights_are_offloaded_where_they_are_cut_up(self) -> Self:

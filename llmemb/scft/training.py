@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmemb import progress, storage
+from llmemb.cluster import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.engine import Precision
 from llmemb.encoder.folder import EncoderFolder, local_folder
@@ -62,7 +63,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     import ray.train
 
     config = ScftConfig.model_validate(arguments["config"])
-    torch.set_num_threads(arguments["threads"])
+    torch.set_num_threads(worker_threads(arguments["threads"]))
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     training = Training(config, arguments["precision"], arguments["board"])

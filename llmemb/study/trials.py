@@ -94,9 +94,11 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
 
     # A trial of several workers only waits for them, who have resources of their own.
     alone = all(config.num_workers == 1 for config in configs)
-    resources: dict[str, float] = {"CPU": threads, "GPU": 1 if cluster.has_gpus() else 0}
-    if not alone:
-        resources = {"CPU": ALMOST_NOTHING}
+    resources: dict[str, float] = {"CPU": ALMOST_NOTHING}
+    if alone:
+        request = cluster.worker_request(threads, beside_gpu=settings.cpus or 1)
+        cluster.say_if_waiting(f"study: {title}", min(settings.max_concurrent, len(configs)), **request)
+        resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
     planned = {config.output: config.training.max_epochs if config.recipe.trains else 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
@@ -105,7 +107,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         def train(chosen: dict[str, str]) -> None:
             import torch
 
-            torch.set_num_threads(threads)
+            torch.set_num_threads(settings.cpus or cluster.worker_threads(threads))
             config = RatConfig.model_validate(parameters[chosen["output"]])
             run_rat(config, here=config.num_workers == 1, on_epoch=partial(_tell, board, config.output))
 
