@@ -1,11 +1,16 @@
 """What ``ray up`` and kubectl are given: against Ray's own schema, and the fields that KubeRay's resources have."""
 
+import json
+import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import llmemb
 
@@ -91,6 +96,9 @@ def test_aws_nodes_come_and_go_encrypted_and_without_keys():
     for kind in types.values():
         node = kind["node_config"]
         assert all(disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"])
+        # gp3: up to 1,000 MiB/s, and a quarter of its IOPS, 3,000 where none are said.
+        assert all(125 < disk["Ebs"]["Throughput"] <= 750 for disk in node["BlockDeviceMappings"])
+        assert node["ImageId"].startswith(("ami-", "resolve:ssm:/aws/service/")), "Ray's own is of Ubuntu 18.04"
         assert "instance-profile" in node["IamInstanceProfile"]["Arn"]
         assert node["MetadataOptions"]["HttpTokens"] == "required"
     assert "InstanceMarketOptions" not in types["gpu_on_demand"]["node_config"]
@@ -100,6 +108,49 @@ def test_aws_nodes_come_and_go_encrypted_and_without_keys():
     assert config["docker"]["image"] == IMAGE
 
 
+def test_ray_passes_the_image_on_as_it_is():
+    from ray.autoscaler._private.aws.config import _check_ami
+
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    wanted = {name: kind["node_config"]["ImageId"] for name, kind in config["available_node_types"].items()}
+    _check_ami(config)
+    assert {name: kind["node_config"]["ImageId"] for name, kind in config["available_node_types"].items()} == wanted
+
+
+def test_aws_workers_watch_for_the_notice_and_the_image_has_the_watcher():
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    command = config["worker_start_ray_commands"][-1]
+    assert re.search(
+        r"ray start \S.* && \(RAY_ADDRESS=\$RAY_HEAD_IP:6379 setsid nohup python /app/cluster/spot_notice.py .* &\)$",
+        command,
+    )
+    subprocess.run(["bash", "-n", "-c", f"({command})"], check=True)
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    assert "WORKDIR /app\n" in dockerfile
+    assert "COPY cluster/spot_notice.py cluster/\n" in dockerfile
+
+
+def test_the_image_has_what_rays_autoscaler_and_kuberay_want():
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    [extras] = re.findall(r"pip install --constraint constraints.txt '\.\[(.*)\]'", dockerfile)
+    known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    required = {Requirement(line).name for extra in extras.split(",") for line in known[extra]}
+    assert required >= {"boto3", "s3fs"}
+    assert re.search("^boto3==", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    [packages] = re.findall(r"--no-install-recommends ((?:.|\\\n)*?)\\?\n    &&", dockerfile)
+    assert set(packages.replace("\\", "").split()) >= {"wget", "libibverbs1", "ibverbs-providers", "librdmacm1"}
+
+
+def test_the_documented_policy_lets_arrow_ask_whether_the_bucket_is_there():
+    """HeadBucket wants s3:ListBucket, and has no prefix that a condition could match (apache/arrow#49949)."""
+    blocks = re.findall(r"```json\n(.*?)```", (REPOSITORY / "docs" / "cluster.md").read_text(), re.DOTALL)
+    statements = [statement for block in blocks for statement in json.loads(block)["Statement"]]
+    [listing] = [statement for statement in statements if "s3:ListBucket" in statement["Action"]]
+    assert listing == {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::BUCKET"}
+    [images] = [statement for statement in statements if "ssm:GetParameters" in statement["Action"]]
+    assert images["Resource"] == "arn:aws:ssm:*::parameter/aws/service/deeplearning/*"
+
+
 def test_kuberays_resources_have_known_fields():
     kinds = []
     for manifest in kubernetes():
@@ -107,6 +158,18 @@ def test_kuberays_resources_have_known_fields():
             kinds.append(manifest["kind"])
             check(manifest["spec"], SPECS[manifest["kind"]], manifest["kind"])
     assert sorted(kinds) == ["RayCluster", "RayCronJob", *["RayJob"] * len(JOBS)]
+
+
+def test_the_documented_worker_group_has_known_fields():
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "cluster.md").read_text(), re.DOTALL)
+    [group] = [yaml.safe_load(block)[0] for block in blocks if "groupName" in block]
+    check(group, WORKER_GROUP, "docs")
+    [container] = group["template"]["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert "IPC_LOCK" in container["securityContext"]["capabilities"]["add"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounts["/dev/shm"] in [v["name"] for v in group["template"]["spec"]["volumes"] if v["emptyDir"]]
 
 
 def test_every_job_has_a_rayjob_that_runs_it_on_the_cluster():
@@ -125,7 +188,8 @@ def test_kuberay_takes_the_rayjobs():
     specs += [manifest["spec"]["jobTemplate"] for manifest in kubernetes() if manifest["kind"] == "RayCronJob"]
     assert len(specs) == len(JOBS) + 1
     for spec in specs:
-        assert not spec.get("shutdownAfterJobFinishes") and not spec.get("ttlSecondsAfterFinished")
+        assert not spec.get("shutdownAfterJobFinishes")
+        assert not spec.get("ttlSecondsAfterFinished")
         assert not set(spec["entrypoint"]) & set("&|;<>()$`\\\"'*?#~=%\n"), "it goes unquoted into a shell"
 
 
