@@ -97,7 +97,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     resources: dict[str, float] = {"CPU": ALMOST_NOTHING}
     if alone:
         request = cluster.worker_request(threads, beside_gpu=settings.cpus or 1)
-        cluster.say_if_waiting(f"study: {title}", min(settings.max_concurrent, len(configs)), **request)
+        cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
         resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
     planned = {config.output: config.training.max_epochs if config.recipe.trains else 1 for config in configs}
