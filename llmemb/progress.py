@@ -97,27 +97,28 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
     gauges = telemetry.Telemetry(description)
     gauges.report(0, total, {})
     with bar(description, total, unit) as shown:
+        seen: tuple[int, int | None] | None = None
 
         def show() -> None:
-            seen = -1
-            while not stop.wait(POLL_SECONDS):
-                done, new_total, figures = ray.get(board.read.remote())
-                if done != seen:
-                    seen = done
-                    shown.update(done, new_total, **figures)
-                    gauges.report(done, new_total, figures)
+            nonlocal seen
+            done, new_total, figures = ray.get(board.read.remote())
+            if (done, new_total) != seen:  # rates alone are no news
+                seen = (done, new_total)
+                shown.update(done, new_total, **figures)
+                gauges.report(done, new_total, figures)
 
-        thread = threading.Thread(target=show, daemon=True)
+        def watch() -> None:
+            while not stop.wait(POLL_SECONDS):
+                show()
+
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
             yield board
         finally:
             stop.set()
             thread.join()
-            done, new_total, figures = ray.get(board.read.remote())
-            if done != shown.done:
-                shown.update(done, new_total, **figures)
-                gauges.report(done, new_total, figures)
+            show()
             ray.kill(board)
 
 

@@ -228,9 +228,13 @@ def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, tmp_path, 
 
 def test_a_task_that_no_node_has_memory_for_is_found_out(ray_local, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "NODE_WAIT_SECONDS", 0.1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cluster.check_memory("export", 0)
     cluster.check_memory("export", 2**20)
-    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):
+        cluster.check_memory("export", 2**45)
+    assert capsys.readouterr().out == ""  # nobody waits for a second laptop
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start another")
     with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):
         cluster.check_memory("export", 2**45)
     assert capsys.readouterr().out == "export: waits for a node with 32768 GiB of memory and 1 CPU\n"

@@ -1,5 +1,6 @@
 """Parquet files, and their entries in manifests."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -38,13 +39,8 @@ def read_schema(uri: str) -> pa.Schema:
     Raises:
         InputError: it is not there or not Parquet.
     """
-    filesystem, path = filesystem_of(uri)
-    with explained(uri):
-        try:
-            with filesystem.open(path, "rb", cache_type="none") as file:
-                return pq.read_schema(file)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{uri}: not Parquet: {error}") from error
+    with _opened(uri) as file:
+        return pq.read_schema(file)
 
 
 def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
@@ -53,12 +49,19 @@ def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.Rec
     Raises:
         InputError: it is not there or not Parquet.
     """
+    with _opened(uri) as file:
+        yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(num_rows, columns=columns)
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[Any]:
+    """A Parquet file for ranged reads, and what is wrong with it as an InputError."""
     filesystem, path = filesystem_of(uri)
     with explained(uri):
         try:
             # No read-ahead: the next column is not wanted.
             with filesystem.open(path, "rb", cache_type="none") as file:
-                yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(num_rows, columns=columns)
+                yield file
         except pa.ArrowInvalid as error:
             raise InputError(f"{uri}: not Parquet: {error}") from error
 

@@ -347,6 +347,9 @@ def test_a_chunk_is_one_pass_on_gpus_and_several_of_like_lengths_on_cpus(device,
 
 def pack_where_one_cannot(rank: int, num_workers: int, values: dict) -> None:
     engine, _ = build(ScftConfig.model_validate(values))
+    scft_engine._try_packing(engine)
+    assert engine.module.packs  # where all can
+    engine, _ = build(ScftConfig.model_validate(values))
     attention = engine.module.model.config._attn_implementation
     with pytest.MonkeyPatch.context() as patched:
         if rank == 1:
