@@ -5,7 +5,8 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
-from llmemb.encoder.engine import EngineKind, Precision
+from llmemb.encoder.engine import EngineKind
+from llmemb.encoder.folder import Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 

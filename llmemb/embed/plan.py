@@ -9,8 +9,8 @@ from llmemb.cluster import cpu_threads, has_gpus
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.snapshot import Snapshot
-from llmemb.encoder.engine import EngineKind, Precision
-from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.engine import EngineKind
+from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 

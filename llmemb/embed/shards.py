@@ -25,8 +25,8 @@ from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes,
 from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan
 from llmemb.embed.records import write_record
-from llmemb.encoder.batching import token_budget_batches
-from llmemb.encoder.engine import Engine, TokenIds, load_engine
+from llmemb.encoder.batching import TokenIds, token_budget_batches
+from llmemb.encoder.engine import Engine, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.vectors import EMBEDDING, ITEM_ID

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+TokenIds = Sequence[int] | NDArray[np.integer]
+"""One text's."""
+
 
 def token_budget_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
     """Row indices in batches, longest rows first; ``rows x longest row`` stays within ``max_tokens``.

@@ -6,10 +6,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmemb.encoder.batching import TokenIds
 from llmemb.encoder.folder import EncoderFolder, Precision
 
 EngineKind = Literal["torch", "vllm"]
-TokenIds = Sequence[int] | NDArray[np.integer]
 
 
 class Engine(Protocol):

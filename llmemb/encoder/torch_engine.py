@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from llmemb.encoder import packed
-from llmemb.encoder.batching import packed_batches, token_budget_batches
-from llmemb.encoder.engine import Precision, TokenIds
-from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.batching import TokenIds, packed_batches, token_budget_batches
+from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmemb.encoder.engine import Precision, TokenIds
-from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.batching import TokenIds
+from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.errors import InputError
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}

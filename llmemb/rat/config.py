@@ -1,5 +1,6 @@
 """Settings of the RAT job."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,12 +9,7 @@ from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
 from llmemb.prompts import PromptTemplate
 from llmemb.rat.adapter import AdapterStart
 from llmemb.rat.criterion import CriterionName
-from llmemb.rat.methods import METHODS
-from llmemb.rat.methods.llm2x import Llm2xConfig
-from llmemb.rat.methods.melt import MeltConfig
-from llmemb.rat.methods.method import Method
-from llmemb.rat.methods.said import SaidConfig
-from llmemb.rat.methods.tslrec import TslrecConfig
+from llmemb.rat.scaling import Scaling
 from llmemb.srs.backbone import find_backbone
 from llmemb.srs.encoder import Similarity
 
@@ -48,7 +44,7 @@ class AdapterConfig(Config):
     principal components, and nothing of it is trained (the ablation without adapter)."""
     start: AdapterStart = "pca"
     """Whether ``linear`` and ``mlp`` start as the projection on principal components or, as ``paper``, at random."""
-    scaling: Literal["standardise", "whiten", "none"] = "standardise"
+    scaling: Scaling = "standardise"
     """What the frozen table goes through first; raw LLM embeddings share one direction and hardly differ in others."""
     start_length: float = Field(default=0.3, gt=0)
     """How long adapted vectors are at first, in the mean; ID vectors have more of a say beside short ones."""
@@ -69,6 +65,59 @@ class AlignmentConfig(Config):
     temperature: float = Field(default=0.1, gt=0)
     popularity_power: float = Field(default=0.0, ge=0)
     """An item's loss counts as its training interactions to this power: IDs know most of the popular ones."""
+
+
+class Llm2xConfig(Config):
+    """How the table starts (method llm2x)."""
+
+    scaling: Scaling = "standardise"
+    """What the embeddings go through before the principal components are taken."""
+    start_length: float = Field(default=0.3, gt=0)
+    """The root mean square length of the vectors that training starts from; short ones turn sooner."""
+
+
+class MeltConfig(Config):
+    """The two branches (method melt)."""
+
+    user_weight: float = Field(default=0.1, ge=0)
+    """The user branch's loss in the sum."""
+    item_weight: float = Field(default=0.4, ge=0)
+    """The item branch's."""
+    users_per_step: int = Field(default=32, ge=1)
+    """Head users that the user branch learns from in a step."""
+    items_per_step: int = Field(default=32, ge=1)
+    """Head items that the item branch learns from in a step."""
+    max_contexts: int = Field(default=5, ge=1)
+    """Contexts of an item that are averaged, drawn anew each time (the paper's K)."""
+
+
+class SaidConfig(Config):
+    """How the item vectors are learnt (method said)."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the catalogue."""
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Of the vectors, each of which is in one batch of an epoch; what all items share learns at a third of it."""
+    max_tokens: int = Field(default=64, ge=1)
+    """An item's text is read up to here."""
+    freeze: bool = True
+    """Whether the vectors stay as they are while the recommender is trained."""
+
+
+class TslrecConfig(Config):
+    """How the item vectors are learnt (method tslrec)."""
+
+    num_categories: int = Field(default=32, ge=2)
+    """Latent categories: clusters of the ID-only recommender's item embeddings."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the users."""
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    max_items: int = Field(default=20, ge=1)
+    """A history's newest items that are read."""
+    start_length: float = Field(default=0.3, gt=0)
+    """The root mean square length of the vectors that the recommender's training starts from."""
 
 
 class TrainingConfig(Config):
@@ -123,10 +172,6 @@ class FusionConfig(Config):
             raise ValueError("expected one weight or more, none below 0")
         return weights
 
-    @property
-    def content(self) -> bool:
-        return any(self.content_weights)
-
 
 class EngineConfig(Config):
     """How a step is computed; none of it changes the loss or the gradients beyond rounding."""
@@ -141,12 +186,24 @@ class EngineConfig(Config):
 
 
 MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_sum"]
+CONTENT = frozenset({"fusion.content_weights", "fusion.content_decay"})
+READS: Mapping[str, frozenset[str]] = {
+    "none": frozenset(),
+    "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment"}) | CONTENT,
+    "llm2x": frozenset({"embeddings", "llm2x"}),
+    "melt": frozenset({"collaborative", "melt"}),
+    "said": frozenset({"base_model", "prompt", "item_vectors", "said"}),
+    "tslrec": frozenset({"base_model", "collaborative", "item_vectors", "tslrec"}),
+    "text_sum": frozenset({"embeddings", "collaborative"}) | CONTENT,
+}
+"""By method, the keys that it reads and not every method does. What a method does not read is no part of what it makes,
+and is not opened."""
 EXPECTED = {
     "embeddings": "the URI of a snapshot",
     "base_model": "a language model's folder",
     "prompt": "how an item reads",
 }
-"""Of the keys that a method reads, those without which it cannot be."""
+"""Of these keys, those without which a method that reads them cannot be."""
 
 
 class RatConfig(JobConfig):
@@ -208,19 +265,25 @@ class RatConfig(JobConfig):
     @model_validator(mode="after")
     def _method_has_what_it_needs(self) -> Self:
         for key, expected in EXPECTED.items():
-            if key in self.recipe.reads and getattr(self, key) is None:
+            if key in self.reads and getattr(self, key) is None:
                 raise ValueError(f"method {self.method} needs {key}: expected {expected}")
         return self
 
     @property
-    def recipe(self) -> Method:
-        """What the method does."""
-        return METHODS[self.method]
+    def reads(self) -> frozenset[str]:
+        """The keys that the method reads with these settings, of those that not every method does."""
+        reads = READS[self.method]
+        return reads - {"collaborative"} if "alignment" in reads and not self.alignment.weight else reads
 
     @property
     def needs_collaborative(self) -> bool:
         """Whether an ID-only recommender is trained before this one."""
-        return self.recipe.needs_collaborative(self)
+        return "collaborative" in self.reads
+
+    @property
+    def has_content(self) -> bool:
+        """Whether scores may have the term for content."""
+        return self.reads >= CONTENT and any(self.fusion.content_weights)
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)
@@ -236,8 +299,11 @@ class RatConfig(JobConfig):
 
     def _unread(self) -> dict[str, Any]:
         """The keys that other methods read and this one does not, as pydantic excludes them."""
-        keys = {"collaborative", *(key for method in METHODS.values() for key in method.reads)} - {*self.recipe.reads}
-        if self.needs_collaborative:
-            keys.remove("collaborative")
-        content = {} if self.recipe.has_content else {"fusion": {"content_weights", "content_decay"}}
-        return dict.fromkeys(keys, True) | content
+        unread: dict[str, Any] = {}
+        for key in frozenset().union(*READS.values()) - self.reads:
+            group, _, setting = key.partition(".")
+            if setting:
+                unread.setdefault(group, set()).add(setting)
+            else:
+                unread[group] = True
+        return unread

@@ -10,6 +10,7 @@ from llmemb.cluster import connect, cpu_threads, has_gpus, say_if_waiting, worke
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
 from llmemb.rat.methods.method import Collaborative, Inputs, Tell
 from llmemb.rat.recommender import write_vectors
 from llmemb.vectors import MANIFEST_FILE
@@ -45,7 +46,7 @@ def ensure_item_vectors(
 
 def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch.device, tell: Tell) -> None:
     """Learns the vectors and writes them, with ``info`` in their manifest."""
-    method = inputs.config.recipe
+    method = METHODS[inputs.config.method]
     assert method.learn_vectors is not None
     found = method.learn_vectors(inputs, device, tell)
     write_vectors(folder, inputs.dataset.item_ids, found.float().numpy(), info)
@@ -53,8 +54,8 @@ def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch
 
 def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collaborative | None) -> str:
     """The fingerprint of all that determines the vectors."""
-    keys = ["method", "seed", *config.recipe.reads]
-    settings = {key: value for key, value in config.identity().items() if key in keys and key != "item_vectors"}
+    keys = {"method", "seed", *config.reads} - {"collaborative", "item_vectors"}
+    settings = {key: value for key, value in config.identity().items() if key in keys}
     table = None if collaborative is None else storage.checksum(collaborative.item_embeddings.numpy().tobytes())
     return storage.fingerprint([settings, config.model.hidden_dim, dataset.fingerprint, table])
 
@@ -77,7 +78,7 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
         learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
 
     request = worker_request(threads)
-    title = f"rat: {inputs.config.recipe.label}'s item vectors"
+    title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
     say_if_waiting(title, 1, **request, labels=labels)
     task: Any = ray.remote(num_cpus=request["cpus"], num_gpus=request["gpus"], label_selector=labels)(work)
     with progress.remote_bar(title, total=1, unit="epochs") as board:

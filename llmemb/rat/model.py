@@ -11,6 +11,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import make_encoder, read_item_embeddings, read_vectors, read_weights
 from llmemb.rat.scaling import ROWS_PER_CHUNK, content_of
@@ -34,11 +35,11 @@ class Sources:
 
 def make_model(inputs: Inputs) -> TrainableRecommender:
     """The untrained recommender, the same for the same seed."""
-    config, method = inputs.config, inputs.config.recipe
+    config, method = inputs.config, METHODS[inputs.config.method]
     torch.manual_seed(config.seed)
     encoder = make_encoder(config.backbone, config.model, content_decay=config.fusion.content_decay)
     content = None
-    if method.has_content and config.fusion.content:
+    if config.has_content:
         assert inputs.embeddings is not None
         content = content_of(inputs.embeddings, inputs.missing)
     model = TrainableRecommender(
@@ -63,11 +64,11 @@ def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs
         config,
         dataset,
         collaborative=load_collaborative(sources.collaborative),
-        item_vectors=None
-        if config.recipe.learn_vectors is None
-        else torch.from_numpy(read_vectors(sources.item_vectors)[1]),
+        item_vectors=torch.from_numpy(read_vectors(sources.item_vectors)[1])
+        if "item_vectors" in config.reads
+        else None,
     )
-    if "embeddings" not in config.recipe.reads:
+    if "embeddings" not in config.reads:
         return inputs
     embeddings, missing = load_embeddings(config, dataset)
     return replace(inputs, embeddings=embeddings, missing=missing)

@@ -21,6 +21,7 @@ from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
+from llmemb.rat.methods import METHODS
 from llmemb.rat.model import Sources, count_missing, load_collaborative, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import (
     FORMAT,
@@ -68,7 +69,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
     )
-    if config.recipe.learn_vectors is not None:
+    if "item_vectors" in config.reads:
         collaborative = load_collaborative(sources.collaborative)
         ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here)
     if here:
@@ -120,7 +121,7 @@ def fit(
     validation = validation_targets(config, dataset)
     history: list[Epoch] = []
     trained = time.monotonic()
-    if config.recipe.trains:
+    if METHODS[config.method].trains:
         history = train(
             model,
             dataset.train,
@@ -210,7 +211,7 @@ def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str
     actual = {"dataset": info["dataset"], "backbone": info["backbone"], **info["model"]}
     expected = {"dataset": dataset.fingerprint, "backbone": config.backbone, **config.model.model_dump(mode="json")}
     keys = ["dataset", "hidden_dim"]
-    if config.recipe.goes_on:  # with its weights, which mean nothing to another model
+    if METHODS[config.method].goes_on:  # with its weights, which mean nothing to another model
         keys = [key for key in expected if key != "dropout"]
     for key in keys:
         value = expected[key]
@@ -224,7 +225,7 @@ def _tell(board: Any, epoch: Epoch, is_last: bool) -> None:
 
 
 def _label(config: RatConfig) -> str:
-    backbone, method = label(config.backbone), config.recipe.label
+    backbone, method = label(config.backbone), METHODS[config.method].label
     return f"{method} ({backbone})" if method else backbone
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
-from llmemb.encoder.engine import Precision
+from llmemb.encoder.folder import Precision
 from llmemb.encoder.pooling import PoolingMode
 from llmemb.prompts import PromptTemplate
 from llmemb.tracking import TrackerName

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmemb.encoder import packed
-from llmemb.encoder.engine import Precision
+from llmemb.encoder.folder import Precision
 from llmemb.errors import InputError
 from llmemb.scft.config import EngineConfig, OptimizerConfig
 from llmemb.scft.gradient_cache import contrastive_step, gather_rows, same_number_everywhere

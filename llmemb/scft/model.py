@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from llmemb.encoder import packed
 from llmemb.encoder.batching import packed_batches, token_budget_batches
-from llmemb.encoder.engine import Precision
-from llmemb.encoder.folder import EncoderFolder
+from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.encoder.torch_engine import load_model, pad
 from llmemb.scft.config import ScftConfig

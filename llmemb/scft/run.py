@@ -7,8 +7,7 @@ from llmemb import progress, storage
 from llmemb.artifact import claim
 from llmemb.cluster import check_memory, connect, cpu_threads, has_gpus, run_task, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
-from llmemb.encoder.engine import Precision
-from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, float32_memory, local_folder
+from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, Precision, float32_memory, local_folder
 from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.export import export_encoder

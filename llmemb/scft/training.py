@@ -19,8 +19,7 @@ from torch import Tensor
 from llmemb import progress, storage
 from llmemb.cluster import worker_threads
 from llmemb.data.dataset import Dataset
-from llmemb.encoder.engine import Precision
-from llmemb.encoder.folder import EncoderFolder, local_folder
+from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
 from llmemb.encoder.torch_engine import load_tokenizer
 from llmemb.errors import InputError
 from llmemb.scft.batches import global_batch, worker_slice

@@ -7,7 +7,7 @@ from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import latest_id
 from llmemb.encoder.folder import ENCODER_FILE
 from llmemb.errors import InputError
-from llmemb.rat.methods import METHODS
+from llmemb.rat.config import READS
 from llmemb.scft.run import run_scft
 from llmemb.study.grid import Grid, Trial
 from llmemb.study.trials import reason_of
@@ -48,4 +48,4 @@ def _make(grid: Grid, trial: Trial) -> None:
 
 
 def _reads_text(trial: Trial) -> bool:
-    return "embeddings" in METHODS[trial.method].reads
+    return "embeddings" in READS[trial.method]

@@ -11,7 +11,7 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
-from llmemb.rat.config import ModelConfig, RatConfig
+from llmemb.rat.config import READS, ModelConfig, RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.scft.config import ScftConfig
 from llmemb.study.config import Settings, StudyConfig
@@ -154,12 +154,12 @@ class Grid:
 
     def rat_config(self, trial: Trial) -> RatConfig:
         """What the trial trains."""
-        method, values = METHODS[trial.method], self._rat_values(trial)
+        reads, values = READS[trial.method], self._rat_values(trial)
         collaborative = self.started_from(trial)
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
-        elif method.learn_vectors is not None:  # on no backbone's recommender: one for all backbones
-            learnt = {key: values.get(key) for key in ("method", "seed", *method.reads)}
+        elif "item_vectors" in reads:  # on no backbone's recommender: one for all backbones
+            learnt = {key: values.get(key) for key in ("method", "seed", *sorted(reads))}
             learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
             name = storage.fingerprint([self._dataset, learnt])
             values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
@@ -168,7 +168,7 @@ class Grid:
 
     @cached_property
     def needs_embeddings(self) -> bool:
-        return any("embeddings" in METHODS[trial.method].reads for trial in self.all_trials())
+        return any("embeddings" in READS[trial.method] for trial in self.all_trials())
 
     def _detail(self, changed: Mapping[str, Any]) -> list[Trial]:
         return [self.trial("llmemb", self.config.for_details, seed, changed) for seed in self.config.seeds]
@@ -200,7 +200,7 @@ class Grid:
     def _rat_values(self, trial: Trial) -> dict[str, Any]:
         """What is said of a trial's recommender, without what it starts from."""
         values = self._values("rat", trial) | {"method": trial.method, "backbone": trial.backbone, "seed": trial.seed}
-        reads = METHODS[trial.method].reads
+        reads = READS[trial.method]
         if "embeddings" in reads:
             values["embeddings"] = self.embed_config(trial).output
         for key in ("base_model", "prompt"):

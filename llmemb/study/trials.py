@@ -10,6 +10,7 @@ from llmemb import cluster, progress, storage
 from llmemb.job import find_input_error
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
 from llmemb.study.config import TrialsConfig
@@ -100,7 +101,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
         resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
-    planned = {config.output: config.training.max_epochs if config.recipe.trains else 1 for config in configs}
+    planned = {config.output: config.training.max_epochs if METHODS[config.method].trains else 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 

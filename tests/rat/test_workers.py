@@ -11,7 +11,8 @@ from torch import Tensor
 from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat import training
 from llmemb.rat.alignment import CollaborativeAlignment
-from llmemb.rat.methods.melt import MeltConfig, Mutual
+from llmemb.rat.config import MeltConfig
+from llmemb.rat.methods.melt import Mutual
 from llmemb.rat.training import Auxiliary, Schedule, TrainableRecommender, TrainingLoop, Worker
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder

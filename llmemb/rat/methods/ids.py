@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from llmemb.rat.methods.method import Inputs, Method, always, start_from_collaborative
+from llmemb.rat.methods.method import Inputs, Method, start_from_collaborative
 from llmemb.srs.item_table import IdTable
 
 
@@ -13,15 +13,6 @@ def id_table(inputs: Inputs) -> nn.Module:
 IDS = Method("", id_table)
 """The ID-only recommender."""
 
-TEXT_SUM = Method(
-    "IDs + text",
-    id_table,
-    start_from_collaborative,
-    reads=("embeddings",),
-    needs_collaborative=always,
-    goes_on=True,
-    has_content=True,
-    trains=False,
-)
+TEXT_SUM = Method("IDs + text", id_table, start_from_collaborative, goes_on=True, trains=False)
 """The ID-only recommender's scores plus a weight, chosen on validation, times the likeness of an item's text to the
 history's: what two finished systems give side by side, with nothing trained together."""

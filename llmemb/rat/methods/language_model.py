@@ -13,8 +13,6 @@ from llmemb.encoder.pooling import pool
 from llmemb.encoder.torch_engine import load_model, load_tokenizer
 from llmemb.errors import InputError
 
-LANGUAGE_MODEL_KEYS = ("base_model", "item_vectors")
-"""What the methods with one read of a config."""
 PROBE_TOKENS = 4
 TOKEN_LENGTH, TOKEN_GAIN = 3.0, 0.1
 VECTOR_INIT_STD = 0.1  # small, so that what is learnt soon outweighs where a vector started

@@ -1,23 +1,12 @@
 """LLM2X: the LLM embeddings' principal components are where a trainable item table starts."""
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from llmemb.config import Config
 from llmemb.rat.adapter import principal_components
 from llmemb.rat.methods.method import Inputs, Method
 from llmemb.rat.scaling import Scaler, Scaling
 from llmemb.srs.item_table import IdTable
-
-
-class Llm2xConfig(Config):
-    """How the table starts (method llm2x)."""
-
-    scaling: Scaling = "standardise"
-    """What the embeddings go through before the principal components are taken."""
-    start_length: float = Field(default=0.3, gt=0)
-    """The root mean square length of the vectors that training starts from; short ones turn sooner."""
 
 
 def table_from_vectors(
@@ -35,4 +24,4 @@ def _table(inputs: Inputs) -> nn.Module:
     return table
 
 
-LLM2X = Method("LLM2X", _table, reads=("embeddings", "llm2x"))
+LLM2X = Method("LLM2X", _table)

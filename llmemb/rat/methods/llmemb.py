@@ -4,8 +4,6 @@ Its ablations are settings: ``adapter.kind=pca`` (no adapter), ``adapter.freeze_
 ``adapter.add_ids=false``, ``alignment.weight=0``.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
@@ -15,9 +13,6 @@ from llmemb.rat.methods.method import Inputs, Method
 from llmemb.rat.scaling import Scaler
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
-
-if TYPE_CHECKING:
-    from llmemb.rat.config import RatConfig
 
 
 def adapted_table(inputs: Inputs) -> nn.Module:
@@ -45,23 +40,12 @@ def adapted_table(inputs: Inputs) -> nn.Module:
     return SummedTable([table, IdTable(inputs.dataset.num_items, hidden_dim, init_std=0.0, known=known)])
 
 
-def is_aligned(config: "RatConfig") -> bool:
-    return config.alignment.weight > 0
-
-
 def align(inputs: Inputs, model: TrainableRecommender) -> None:
-    if is_aligned(inputs.config) and inputs.collaborative is not None:
+    if inputs.collaborative is not None:
         popularity = torch.from_numpy(inputs.dataset.popularity[1:])
         model.auxiliary = CollaborativeAlignment(
             inputs.collaborative.item_embeddings, popularity=popularity, **inputs.config.alignment.model_dump()
         )
 
 
-LLMEMB = Method(
-    "LLMEmb",
-    adapted_table,
-    align,
-    reads=("embeddings", "adapter", "alignment"),
-    needs_collaborative=is_aligned,
-    has_content=True,
-)
+LLMEMB = Method("LLMEmb", adapted_table, align)

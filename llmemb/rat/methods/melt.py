@@ -13,35 +13,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from llmemb.config import Config
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.metrics.slices import NUM_GROUPS, head_items, length_groups
+from llmemb.rat.config import MeltConfig
 from llmemb.rat.methods.ids import id_table
-from llmemb.rat.methods.method import Inputs, Method, always, start_from_collaborative
+from llmemb.rat.methods.method import Inputs, Method, start_from_collaborative
 from llmemb.rat.training import Auxiliary, Step, TrainableRecommender
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.tail_users import TailUsers
 
 ITEMS_PER_CHUNK = 512
-
-
-class MeltConfig(Config):
-    """The two branches (method melt)."""
-
-    user_weight: float = Field(default=0.1, ge=0)
-    """The user branch's loss in the sum."""
-    item_weight: float = Field(default=0.4, ge=0)
-    """The item branch's."""
-    users_per_step: int = Field(default=32, ge=1)
-    """Head users that the user branch learns from in a step."""
-    items_per_step: int = Field(default=32, ge=1)
-    """Head items that the item branch learns from in a step."""
-    max_contexts: int = Field(default=5, ge=1)
-    """Contexts of an item that are averaged, drawn anew each time (the paper's K)."""
 
 
 class Mutual(Auxiliary):
@@ -191,4 +175,4 @@ def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
     model.auxiliary = Mutual(sequences, num_items=inputs.dataset.num_items, hidden_dim=hidden_dim, settings=config.melt)
 
 
-MELT = Method("MELT", id_table, _extend, reads=("melt",), needs_collaborative=always, goes_on=True)
+MELT = Method("MELT", id_table, _extend, goes_on=True)

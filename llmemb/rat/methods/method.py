@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +10,8 @@ from torch import Tensor, nn
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.checkpoint import Weights
+from llmemb.rat.config import RatConfig
 from llmemb.rat.training import TrainableRecommender
-
-if TYPE_CHECKING:  # the config has the methods' own settings in it
-    from llmemb.rat.config import RatConfig
 
 Tell = Callable[[int, int, Mapping[str, float]], None]
 """Progress: epochs done, of how many, and figures."""
@@ -43,7 +40,7 @@ class Inputs:
         missing: Rows of ``embeddings`` that the snapshot lacks. They hold the others' mean; scaled, they are zero.
     """
 
-    config: "RatConfig"
+    config: RatConfig
     dataset: Dataset
     embeddings: Float[Tensor, "item embedding"] | None = None
     collaborative: Collaborative | None = None
@@ -55,29 +52,16 @@ def no_more(inputs: Inputs, model: TrainableRecommender) -> None:
     """Leaves a model as it is."""
 
 
-def always(config: "RatConfig") -> bool:
-    return True
-
-
-def never(config: "RatConfig") -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Method:
-    """One way to make a recommender's items.
+    """One way to make a recommender's items; what it reads of a config is in :data:`llmemb.rat.config.READS`.
 
     Attributes:
         label: How tables call it.
         item_table: Makes the untrained item table.
         extend: What else it does to the untrained model: where it starts from, a loss of its own, more in its encoder.
         learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
-        reads: Keys of the config that it reads and not every method does. What a method does not read is no part of
-            what it makes, and is not opened; of inputs, those that have to be set (``llmemb.rat.config.EXPECTED``).
-        needs_collaborative: Whether, with these settings, an ID-only recommender is trained before it; then it reads
-            ``collaborative``.
-        goes_on: Whether it starts with that one's weights and not only from its item embeddings.
-        has_content: Whether its scores have the term for content; no other method reads ``fusion.content_*``.
+        goes_on: Whether it starts with an ID-only recommender's weights and not only from its item embeddings.
         trains: Whether there is anything to train.
     """
 
@@ -85,10 +69,7 @@ class Method:
     item_table: Callable[[Inputs], nn.Module]
     extend: Callable[[Inputs, TrainableRecommender], None] = no_more
     learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
-    reads: tuple[str, ...] = ()
-    needs_collaborative: Callable[["RatConfig"], bool] = never
     goes_on: bool = False
-    has_content: bool = False
     trains: bool = True
 
 

@@ -10,32 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from llmemb.config import Config
 from llmemb.encoder.folder import local_folder
 from llmemb.encoder.torch_engine import pad, tokenize
 from llmemb.errors import InputError
-from llmemb.rat.methods.language_model import LANGUAGE_MODEL_KEYS, ItemVectors, LanguageModel
+from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Inputs, Method, Tell
 from llmemb.srs.item_table import FrozenTable, IdTable
 
 SHARED_RATE = 0.3
-
-
-class SaidConfig(Config):
-    """How the item vectors are learnt (method said)."""
-
-    epochs: int = Field(default=10, ge=1)
-    """Passes over the catalogue."""
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-2, gt=0)
-    """Of the vectors, each of which is in one batch of an epoch; what all items share learns at a third of it."""
-    max_tokens: int = Field(default=64, ge=1)
-    """An item's text is read up to here."""
-    freeze: bool = True
-    """Whether the vectors stay as they are while the recommender is trained."""
 
 
 def learn_said_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Float[Tensor, "item dim"]:
@@ -88,4 +72,4 @@ def _table(inputs: Inputs) -> nn.Module:
     return FrozenTable(inputs.item_vectors) if inputs.config.said.freeze else IdTable.starting_at(inputs.item_vectors)
 
 
-SAID = Method("SAID", _table, learn_vectors=learn_said_vectors, reads=("said", "prompt", *LANGUAGE_MODEL_KEYS))
+SAID = Method("SAID", _table, learn_vectors=learn_said_vectors)

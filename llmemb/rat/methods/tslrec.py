@@ -10,33 +10,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from llmemb.config import Config
 from llmemb.data.sequences import Sequences
 from llmemb.encoder.folder import local_folder
-from llmemb.rat.methods.language_model import LANGUAGE_MODEL_KEYS, ItemVectors, LanguageModel
+from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.llm2x import table_from_vectors
-from llmemb.rat.methods.method import Inputs, Method, Tell, always
+from llmemb.rat.methods.method import Inputs, Method, Tell
 
 ITEMS_PER_CHUNK = 256
-
-
-class TslrecConfig(Config):
-    """How the item vectors are learnt (method tslrec)."""
-
-    num_categories: int = Field(default=32, ge=2)
-    """Latent categories: clusters of the ID-only recommender's item embeddings."""
-    epochs: int = Field(default=3, ge=1)
-    """Passes over the users."""
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    max_items: int = Field(default=20, ge=1)
-    """A history's newest items that are read."""
-    start_length: float = Field(default=0.3, gt=0)
-    """The root mean square length of the vectors that the recommender's training starts from."""
 
 
 def learn_tslrec_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Float[Tensor, "item hidden"]:
@@ -128,10 +111,4 @@ def _table(inputs: Inputs) -> nn.Module:
     )
 
 
-TSLREC = Method(
-    "TSLRec",
-    _table,
-    learn_vectors=learn_tslrec_vectors,
-    reads=("tslrec", *LANGUAGE_MODEL_KEYS),
-    needs_collaborative=always,
-)
+TSLREC = Method("TSLRec", _table, learn_vectors=learn_tslrec_vectors)

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from llmemb.rat.alignment import CollaborativeAlignment
-from llmemb.rat.config import RatConfig
+from llmemb.rat.config import READS, RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import make_model
 from llmemb.rat.scaling import scale
@@ -18,7 +18,11 @@ def trained(model: torch.nn.Module) -> set[str]:
 
 
 def test_every_method_of_the_config_is_one_that_exists():
-    assert set(METHODS) == set(RatConfig.model_fields["method"].annotation.__args__)  # type: ignore[union-attr]
+    names = set(RatConfig.model_fields["method"].annotation.__args__)  # type: ignore[union-attr]
+    assert set(METHODS) == set(READS) == names
+    assert {name for name in names if METHODS[name].learn_vectors} == {
+        name for name in names if "item_vectors" in READS[name]
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -29,7 +33,7 @@ def test_every_method_scores_on_every_backbone(method, backbone):
         table = model.final_table()
     torch.testing.assert_close(table.embeddings, model.item_embeddings())
     assert torch.isfinite(table.embeddings).all()
-    assert (model.content is not None) is METHODS[method].has_content
+    assert (model.content is not None) is (method in ("llmemb", "text_sum"))
     assert table.content is None  # it has no weight yet
 
 
