@@ -104,13 +104,10 @@ def _chosen(items: pa.Table, item_ids: Sequence[str], where: str) -> pa.Table:
 
 def _count_tokens(tokenizer: str, prompts: Sequence[str | None]) -> list[int]:
     """Special tokens included, nothing cut."""
-    from llmemb.encoder.folder import local_folder
-    from llmemb.encoder.torch_engine import load_tokenizer
+    from llmemb.encoder.torch_engine import tokenizer_of
 
-    with local_folder(tokenizer) as path:
-        count = load_tokenizer(path)
     texts = [prompt or "" for prompt in prompts]
-    lengths = [len(ids) for ids in count(texts, verbose=False)["input_ids"]] if texts else []
+    lengths = [len(ids) for ids in tokenizer_of(tokenizer)(texts, verbose=False)["input_ids"]] if texts else []
     return [0 if prompt is None else length for prompt, length in zip(prompts, lengths, strict=True)]
 
 

@@ -1,6 +1,5 @@
 """Item prompts: a pure function of a template and an item's attributes (the paper's section on SCFT)."""
 
-import functools
 import hashlib
 import html
 import itertools
@@ -189,14 +188,7 @@ def prompt_hash(prompt: str) -> str:
 
 def _first_tokens(text: str, count: int, tokenizer: str) -> str:
     """The text's beginning of so many tokens."""
-    offsets = _tokenizer(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    from llmemb.encoder.torch_engine import tokenizer_of  # torch, which most templates need not load
+
+    offsets = tokenizer_of(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text if len(offsets) <= count else text[: offsets[count - 1][1]].rstrip()
-
-
-@functools.cache
-def _tokenizer(uri: str) -> Any:
-    from llmemb.encoder.folder import local_folder
-    from llmemb.encoder.torch_engine import load_tokenizer
-
-    with local_folder(uri) as path:
-        return load_tokenizer(path)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate, prompt_hash
 
@@ -122,6 +123,21 @@ def test_cap_in_tokens_counts_by_the_templates_tokenizer(tiny_encoder: Path) -> 
     assert template.clauses({"title": "red table"}) == ["title is red table"]
     with pytest.raises(ValueError, match="expected a tokenizer"):
         PromptTemplate.model_validate({"attributes": attributes})
+
+
+def test_a_tokenizer_in_a_store_comes_without_the_weights(
+    tiny_encoder: Path, object_stores: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "s3://plain/tokenizer-of-a-template"
+    storage.upload(tiny_encoder, uri)
+    read: list[str] = []
+    whole = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda file: read.append(storage.name(file)) or whole(file))
+    attributes = [{"name": "title", "max_tokens": 1}]
+    template = PromptTemplate.model_validate({"attributes": attributes, "tokenizer": uri})
+    assert template.clauses({"title": "red table"}) == ["title is red"]
+    assert "tokenizer.json" in read
+    assert "model.safetensors" not in read
 
 
 def test_zero_has_no_sign_alone_and_in_a_batch() -> None:

@@ -52,7 +52,8 @@ def check_parity(
     if not cosines[worst] >= config.min_cosine:
         raise InputError(
             f"parity: item {item_ids[worst]!r} has cosine {cosines[worst]:.8f} to its unbatched float32 "
-            f"embedding; expected at least {config.min_cosine}; {snapshot.uri} is not published"
+            f"embedding; expected at least {config.min_cosine}; {snapshot.uri} is not published; a rerun checks it "
+            "again, and encodes again if that folder is deleted or engine.kind is another"
         )
     return {"sample_items": len(item_ids), "min_cosine": float(cosines[worst])}
 

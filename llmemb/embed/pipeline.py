@@ -25,9 +25,9 @@ from llmemb.prompts import PromptTemplate
 def run_embed(config: EmbedConfig) -> None:
     """Embeds what changed in a dataset's catalogue since the root's newest snapshot, keeps the rest, and publishes.
 
-    A snapshot's id is the fingerprint of its parent, its number of shards and all that determines its vectors. So a
-    rerun of a job that was cut off goes on in the same folder, after the shards that are complete, and another
-    catalogue or encoder never mixes with it.
+    A snapshot's id is the fingerprint of its parent, its number of shards, its engine and all that determines its
+    vectors. So a rerun of a job that was cut off goes on in the same folder, after the shards that are complete, and
+    another catalogue, encoder or engine never mixes with it.
 
     Raises:
         InputError: no such dataset or encoder, a prompt attribute that the catalogue lacks, nothing to embed, vectors

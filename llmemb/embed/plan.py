@@ -129,7 +129,9 @@ def plan_snapshot(
         node_labels=config.node_labels,
     )
     num_shards = _num_shards(dataset.num_items, parent, config.items_per_shard)
-    lineage = {"parent": parent.snapshot_id if parent else None, "num_shards": num_shards}
+    # Another engine does not go on with what a broken one has made.
+    engine = config.engine.model_dump(include={"kind", "compile"})
+    lineage = {"parent": parent.snapshot_id if parent else None, "num_shards": num_shards, "engine": engine}
     return SnapshotPlan(
         uri=storage.join(config.output, storage.fingerprint(identity | lineage)),
         item_files=tuple(dataset.item_files),

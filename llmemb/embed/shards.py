@@ -4,7 +4,6 @@ Each takes and gives a row of a Ray dataset, and each can be run again: by Ray, 
 second job, which starts after the shards whose records stand.
 """
 
-import functools
 import io
 import json
 import os
@@ -62,11 +61,11 @@ def tokenize_bucket(row: Mapping[str, Any], plan: SnapshotPlan) -> dict[str, Any
         ``bucket``; ``tokens``, an Arrow stream of ``item_id, prompt_hash, token_ids`` of the items to encode; ``kept``,
         a JSON list of the ids whose vectors stay; and ``refused``, of ids and reasons.
     """
-    from llmemb.encoder.torch_engine import tokenize
+    from llmemb.encoder.torch_engine import tokenize, tokenizer_of
 
     bucket = int(row["bucket"])
     changes = Changes(parent_hashes(plan, bucket))
-    tokenizer = _tokenizer(plan.encoder.uri)
+    tokenizer = tokenizer_of(plan.encoder.uri)
     batches = []
     for items in read_items(plan, bucket):
         fresh = changes.fresh(items)
@@ -179,14 +178,6 @@ def _work(lengths: NDArray[np.int64], window: list[NDArray[np.int64]], seconds: 
     tokens = sum(int(lengths[rows].sum()) for rows in window)
     held = sum(len(rows) * int(lengths[rows].max()) for rows in window) if padded else tokens
     return Work(sum(map(len, window)), tokens, held, seconds)
-
-
-@functools.cache
-def _tokenizer(encoder: str) -> Any:
-    from llmemb.encoder.torch_engine import load_tokenizer
-
-    with local_folder(encoder, weights=False) as path:
-        return load_tokenizer(path)
 
 
 def _finite(table: pa.Table) -> tuple[pa.Table, list[tuple[str, str]]]:

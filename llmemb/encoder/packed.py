@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize, scaled_dot_product_attention
 
@@ -39,8 +40,10 @@ def prepare(model: Any) -> None:
 def sample_texts(model: Any, longest: int) -> list[list[int]]:
     """Random texts of unlike lengths, always the same, by which packing is tried."""
     generator = np.random.default_rng(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    return [generator.integers(0, vocabulary, length).tolist() for length in (5, 1, longest)]
+    config = model.config.get_text_config()
+    texts = [generator.integers(0, config.vocab_size, length) for length in (5, 1, longest)]
+    # No text has padding in it: what is drawn so is the next token.
+    return [((text + (text == config.pad_token_id)) % config.vocab_size).tolist() for text in texts]
 
 
 def prepare_if_same(
@@ -74,18 +77,31 @@ def pack(token_ids: Sequence[Any], device: str | torch.device) -> Packed:
     ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in token_ids])
     positions = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
     return Packed(
-        torch.from_numpy(ids).to(device)[None],
-        torch.from_numpy(positions).to(device)[None],
-        torch.from_numpy(offsets.astype(np.int32)).to(device),
+        on_device(ids, device)[None],
+        on_device(positions, device)[None],
+        on_device(offsets.astype(np.int32), device),
         int(lengths.max()),
     )
+
+
+def on_device(values: NDArray[Any], device: str | torch.device) -> Tensor:
+    """A tensor of the values; nobody waits until they have reached a GPU."""
+    tensor = torch.from_numpy(values)
+    return tensor if torch.device(device).type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def first_position(model: Any) -> int:
+    """The position of a text's first token: 0, or what follows the row for padding that RoBERTa's kind has."""
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def embed_packed(model: nn.Module, packed: Packed, pooling: str, normalized: bool) -> Tensor:
     """float32 vectors ``[texts, dim]`` of a model that was prepared."""
     states = model(
         input_ids=packed.ids,
-        position_ids=packed.positions,
+        position_ids=packed.positions + first_position(model),
         cu_seq_lens_q=packed.offsets,
         cu_seq_lens_k=packed.offsets,
         max_length_q=packed.longest,

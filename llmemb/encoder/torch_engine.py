@@ -1,6 +1,7 @@
 """The built-in engine: token ids in, vectors out, with transformers and torch."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from torch.nn.functional import normalize
 
 from llmemb.encoder import packed
 from llmemb.encoder.batching import TokenIds, packed_batches, token_budget_batches
-from llmemb.encoder.folder import EncoderFolder, Precision
+from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
@@ -170,6 +171,13 @@ def load_tokenizer(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
+@functools.cache
+def tokenizer_of(uri: str) -> Any:
+    """The tokenizer of an encoder at any URI, fetched once; its weights are not."""
+    with local_folder(uri, weights=False) as path:
+        return load_tokenizer(path)
+
+
 def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:
     """Token ids with the model's special tokens, cut at ``max_seq_len``."""
     if not prompts:  # transformers' tokenizers fail on none
@@ -185,7 +193,7 @@ def pad(token_ids: Sequence[TokenIds], device: str | torch.device) -> tuple[Tens
     for row, tokens in enumerate(token_ids):
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return packed.on_device(ids, device), packed.on_device(mask, device)
 
 
 def embed(model: nn.Module, ids: Tensor, mask: Tensor, pooling: PoolingMode, normalized: bool) -> Tensor:

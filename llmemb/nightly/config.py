@@ -62,6 +62,8 @@ class NightlyConfig(JobConfig):
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
+    """A dataset, or ``FOLDER/*`` for the last by name of those in a folder that are finished: what prepare writes
+    there, one a night, named by its day."""
     output: str
     """The root of all nights: ``LIVE``, ``recommenders/``, ``evaluations/``, ``nights/`` and, by default,
     ``embeddings/``."""
@@ -105,6 +107,11 @@ class NightlyConfig(JobConfig):
             "rat": steps["rat"],
             "evaluate": steps["evaluate"],
         }
+
+    def on_dataset(self, dataset: str) -> Self:
+        """The same with another dataset, in all steps."""
+        steps = {step: getattr(self, step).model_copy(update={"dataset": dataset}) for step in FILLED}
+        return self.model_copy(update={"dataset": dataset, **steps})
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Self:

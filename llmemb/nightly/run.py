@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmemb import storage
-from llmemb.data.dataset import Dataset
+from llmemb.data.dataset import DATASET_FILE, Dataset
 from llmemb.embed.history import History, plan_sweep
 from llmemb.embed.history import sweep as sweep_snapshots
 from llmemb.embed.pipeline import run_embed
@@ -38,6 +38,7 @@ def run_nightly(config: NightlyConfig) -> None:
             which stays live. The summary says so too.
     """
     url = summary.webhook_url(config.webhook_variable)
+    config = config.on_dataset(newest_dataset(config.dataset))
     Dataset.open(config.dataset)
     with held(storage.join(config.output, LEASE_FILE), owner=_owner(), seconds=config.lease_seconds) as lease:
         storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
@@ -51,6 +52,22 @@ def run_nightly(config: NightlyConfig) -> None:
             _report(config, night, url)
     if night.facts["outcome"] == KEPT:
         raise InputError(f"nightly: {night.facts['reason']}")
+
+
+def newest_dataset(uri: str) -> str:
+    """The dataset itself; of ``FOLDER/*`` the last by name of those that are finished.
+
+    Raises:
+        InputError: none is.
+    """
+    folder, star = uri.removesuffix("/*"), uri.endswith("/*")
+    if not star:
+        return uri
+    for found in reversed(storage.list_folders(folder)):
+        if storage.exists(storage.join(found, DATASET_FILE)):
+            print(f"nightly: dataset {found}")
+            return found
+    raise InputError(f"dataset: {folder} has no finished dataset: expected the output of a prepare job in it")
 
 
 class Night:

@@ -23,7 +23,6 @@ RAY_JOB: dict[str, Any] = {
     "clusterSelector": dict,
     "entrypoint": str,
     "submissionMode": {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"},
-    "backoffLimit": int,
 }
 WORKER_GROUP: dict[str, Any] = {
     "groupName": str,
@@ -183,21 +182,46 @@ def test_every_job_has_a_rayjob_that_runs_it_on_the_cluster():
 
 
 def test_kuberay_takes_the_rayjobs():
-    """Its rules for a RayJob on a cluster that stays (validateDeletionConfiguration, BuildJobSubmitCommand)."""
+    """Its rules for a RayJob on a cluster that stays (ValidateRayJobSpec, validateDeletionConfiguration and
+    BuildJobSubmitCommand). Versions without the first delete the cluster that others use."""
     specs = [manifest["spec"] for manifest in kubernetes() if manifest["kind"] == "RayJob"]
     specs += [manifest["spec"]["jobTemplate"] for manifest in kubernetes() if manifest["kind"] == "RayCronJob"]
     assert len(specs) == len(JOBS) + 1
     for spec in specs:
         assert not spec.get("shutdownAfterJobFinishes")
         assert not spec.get("ttlSecondsAfterFinished")
+        assert not spec.get("backoffLimit")
         assert not set(spec["entrypoint"]) & set("&|;<>()$`\\\"'*?#~=%\n"), "it goes unquoted into a shell"
+
+
+def test_ray_mounts_the_token_where_the_images_user_looks_for_it():
+    from ray.autoscaler._private.docker import docker_start_cmds
+
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    [home] = re.findall(r"^ENV HOME=(\S+)", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    started = docker_start_cmds("ubuntu", IMAGE, config["file_mounts"], "llmemb", [], "llmemb", home, "docker")
+    assert f":{home}/.ray/auth_token" in started
+
+
+def test_the_cronjobs_night_takes_the_dataset_that_it_prepared():
+    [job] = [manifest for manifest in kubernetes() if manifest["kind"] == "CronJob"]
+    template = job["spec"]["jobTemplate"]["spec"]
+    [prepare], [night] = template["template"]["spec"]["initContainers"], template["template"]["spec"]["containers"]
+    assert "submit prepare" in prepare["command"][-1]
+    assert prepare["command"][-1].endswith(" output=s3://BUCKET/llmemb/datasets/$(date -u +%F)")
+    assert night["command"][:3] == ["llmemb", "submit", "nightly"]
+    final = {rule["onExitCodes"]["containerName"] for rule in template["podFailurePolicy"]["rules"]}
+    assert final == {prepare["name"], night["name"]}
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "cluster.md").read_text(), re.DOTALL)
+    [config] = [yaml.safe_load(block) for block in blocks if "retrain:" in block]
+    assert config["dataset"].endswith("/datasets/*")
 
 
 def test_pods_are_nobody_special_and_use_the_image():
     assert len(pods()) == 4
     for pod in pods():
         assert pod["securityContext"]["runAsNonRoot"]
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             assert container["image"] == IMAGE
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -216,6 +240,9 @@ def test_the_image_is_pinned_and_not_root():
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users == ["llmemb"]
+    # Else Ray mounts the token into /root, where nobody looks for it.
+    assert "ENV HOME=/home/llmemb \\" in lines
+    assert any("useradd --create-home" in line and line.endswith(" llmemb") for line in lines)
     assert any("--constraint constraints.txt" in line for line in lines)
     ignored = (REPOSITORY / ".dockerignore").read_text().split()
     copied = {path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]}

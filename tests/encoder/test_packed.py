@@ -1,7 +1,18 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    Qwen3Config,
+    Qwen3Model,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from llmemb.encoder import packed as packed_module
 from llmemb.encoder import torch_engine
@@ -13,11 +24,14 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 LENGTHS = [7, 1, 19, 3]
 
 
-@pytest.fixture(params=["bert", "llama", "qwen3"])
+@pytest.fixture(params=["bert", "roberta", "llama", "qwen3"])
 def model(request):
     torch.manual_seed(0)
     if request.param == "bert":
         return BertModel(BertConfig(vocab_size=50, max_position_embeddings=32, **SIZES), add_pooling_layer=False).eval()
+    if request.param == "roberta":  # position 0 is the row before its table's padding
+        config = RobertaConfig(vocab_size=50, max_position_embeddings=34, **SIZES)
+        return RobertaModel(config, add_pooling_layer=False).eval()
     grouped = {"vocab_size": 50, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 32, **SIZES}
     if request.param == "llama":
         return LlamaModel(LlamaConfig(**grouped)).eval()
@@ -28,13 +42,28 @@ def model(request):
 @torch.inference_mode()
 def test_packed_texts_have_the_vectors_of_padded_ones(model, pooling):
     generator = np.random.default_rng(0)
-    token_ids = [generator.integers(1, 50, length) for length in LENGTHS]
+    token_ids = [generator.integers(2, 50, length) for length in LENGTHS]
     expected = torch.cat([embed(model, *pad([ids], "cpu"), pooling, True) for ids in token_ids])
     prepare(model)
     packed = pack(token_ids, "cpu")
     assert packed.ids.shape == (1, sum(LENGTHS))
     assert packed.positions[0, 7:10].tolist() == [0, 0, 1]
     np.testing.assert_allclose(embed_packed(model, packed, pooling, True), expected, atol=1e-6)
+
+
+def test_the_sample_by_which_packing_is_tried_has_no_padding_in_it():
+    torch.manual_seed(0)
+    config = RobertaConfig(vocab_size=10, max_position_embeddings=34, **SIZES)  # every tenth token would be
+    model = RobertaModel(config, add_pooling_layer=False).eval()
+    texts = packed_module.sample_texts(model, 30)
+    with torch.inference_mode():
+        expected = torch.cat([embed(model, *pad([text], "cpu"), "mean", True) for text in texts])
+        embed_texts = partial(embed_with, model)
+        assert packed_module.prepare_if_same(model, expected, embed_texts, 30) is None
+
+
+def embed_with(model, texts):
+    return embed_packed(model, pack(texts, "cpu"), "mean", True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
@@ -105,6 +107,24 @@ def test_the_first_night_publishes_and_the_next_leaves_it(nights):
     text = storage.read_bytes(storage.list_files(f"{nights.root}/nights", ".txt")[0]).decode()
     assert "published" in text
     assert "overall      ndcg@10 0.5000" in text
+
+
+def test_a_night_takes_the_last_finished_dataset_of_a_folder(nights, tmp_path, capsys):
+    folder = tmp_path / "datasets"
+    with pytest.raises(InputError, match=f"^dataset: {folder} has no finished dataset: expected"):
+        nights.run(dataset=f"{folder}/*")
+    for day in ("2026-11-22", "2026-11-23"):
+        shutil.copytree(nights.dataset, folder / day)
+    (folder / "2026-11-24").mkdir()  # still being prepared
+    assert nights.run(dataset=f"{folder}/*")["outcome"] == "published"
+    assert f"nightly: dataset {folder}/2026-11-23\n" in capsys.readouterr().out
+    written = yaml.safe_load(storage.read_bytes(f"{nights.root}/config.yaml"))
+    assert written["dataset"] == f"{folder}/2026-11-23"
+    config = run.NightlyConfig.parse(written)
+    assert config.embed.dataset == config.rat.dataset == config.evaluate.dataset == written["dataset"]
+    shutil.copytree(nights.dataset, folder / "2026-11-25")
+    nights.back_to(7)
+    assert nights.run(dataset=f"{folder}/*")["reason"] == "nothing has changed since the live one was trained"
 
 
 @pytest.mark.parametrize(("nights_ago", "items", "is_due"), [(6, 0, False), (7, 0, True), (0, 1, False), (0, 2, True)])
