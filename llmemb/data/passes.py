@@ -47,16 +47,23 @@ class Work:
     """A folder for what passes from stage to stage, and the settings that all of them need.
 
     Attributes:
+        folder: This run's own.
         num_item_buckets, num_user_buckets: Powers of two.
+        ids: The files of the catalogue's ids, once they are written.
     """
 
     folder: str
     config: PrepareConfig
     num_item_buckets: int
     num_user_buckets: int
+    ids: tuple[str, ...] = ()
 
     def file(self, name: str) -> str:
         return storage.join(self.folder, name)
+
+    def files(self, folder: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What a stage left in a folder, as its records name it: one that is gone is an error when it is read."""
+        return [self.file(f"{folder}/{record['file']}") for record in records]
 
     @property
     def items(self) -> Spill:
@@ -140,7 +147,7 @@ def write_items(file: int, shuffle: CatalogueShuffle, num_files: int, work: Work
 
 def spill_interactions(part: Mapping[str, Any], work: Work) -> dict[str, Any]:
     """A part of the interactions' files → rows by bucket of their user, items as codes; unknown ones left out."""
-    codes = item_codes(work.folder)
+    codes = item_codes(work.ids)
     reader = InteractionReader(work.config.format, work.config.interaction_columns)
     prefix = f"{part['index']:05d}-{part['first_row']:015d}"
     names: list[str] = []
@@ -161,9 +168,8 @@ def spill_interactions(part: Mapping[str, Any], work: Work) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def item_codes(folder: str) -> pl.DataFrame:
+def item_codes(files: tuple[str, ...]) -> pl.DataFrame:
     """``item_id, item``: an item's code is its place in the item files, from 0."""
-    files = storage.list_files(storage.join(folder, "ids"), ".parquet")
     ids = pa.concat_tables([storage.read_table(file) for file in files])
     return pl.DataFrame(pl.from_arrow(ids)).with_row_index(ITEM).with_columns(pl.col(ITEM).cast(pl.Int32))
 
@@ -192,12 +198,14 @@ def tally(bucket: int, rule: Rule, work: Work) -> dict[str, Any]:
     core = _in_core(sequences, rule, work)
     kept = long_enough(core, sequences.offsets, rule.min_sequence_length)
     items, counts = np.unique(sequences.items[core], return_counts=True)
-    storage.write_table(work.file(f"tallies/bucket-{bucket:05d}.parquet"), pa.table({ITEM: items, COUNT: counts}))
+    table = pa.table({ITEM: items, COUNT: counts})
+    entry = storage.write_table(work.file(f"tallies/bucket-{bucket:05d}.parquet"), table)
     days: dict[str, int] = {}
     if sequences.timestamps is not None and work.config.split.policy == "time-cut":
         found, number = np.unique(sequences.timestamps[kept] // SECONDS_PER_DAY, return_counts=True)
         days = dict(zip(map(str, found.tolist()), number.tolist(), strict=True))
     return {
+        "file": entry["file"],
         "users": int((per_user(kept, sequences.offsets) > 0).sum()),
         "interactions": int(kept.sum()),
         "below_core": int((~core).sum()),
@@ -224,7 +232,7 @@ def write_sequences(file: int, rule: Rule, split: Split, num_files: int, work: W
     )
     _write_popularity(sequences, split, work.file(f"popularity/part-{file:05d}.parquet"))
     offsets = pa.array(sequences.offsets.astype(np.int32))
-    ids = item_codes(work.folder)[ITEM_ID].to_arrow().cast(pa.string()).take(pa.array(sequences.items))
+    ids = item_codes(work.ids)[ITEM_ID].to_arrow().cast(pa.string()).take(pa.array(sequences.items))
     columns = {
         USER_ID: table.column(USER_ID).filter(pa.array(lengths > 0)).combine_chunks().cast(pa.string()),
         ITEM_IDS: pa.ListArray.from_arrays(offsets, ids),
@@ -237,10 +245,10 @@ def write_sequences(file: int, rule: Rule, split: Split, num_files: int, work: W
     )
 
 
-def add_up(work: Work, folder: str, column: str, num_items: int) -> NDArray[np.int64]:
-    """int64 ``[num_items]``: the counts that the tasks of a stage left in a folder, added up by item."""
+def add_up(files: Sequence[str], column: str, num_items: int) -> NDArray[np.int64]:
+    """int64 ``[num_items]``: the counts that the tasks of a stage left in these files, added up by item."""
     total = np.zeros(num_items, dtype=np.int64)
-    for file in storage.list_files(work.file(folder), ".parquet"):
+    for file in files:
         table = storage.read_table(file, [ITEM, column])
         total[table.column(ITEM).to_numpy()] += table.column(column).to_numpy()
     return total
@@ -254,7 +262,7 @@ def write_kept_items(work: Work, kept: NDArray[np.bool_]) -> str:
 
 
 def _in_core(sequences: Sequences, rule: Rule, work: Work) -> NDArray[np.bool_]:
-    num_items = item_codes(work.folder).height
+    num_items = item_codes(work.ids).height
     kept_items = np.ones(num_items, dtype=bool)
     if rule.kept_items is not None:
         packed = np.frombuffer(storage.read_bytes(rule.kept_items), dtype=np.uint8)

@@ -2,10 +2,13 @@
 
 import contextlib
 import itertools
+import re
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -34,6 +37,9 @@ Run = Callable[[Stage, Sequence[Any], str], list[dict[str, Any]]]
 """A stage, its tasks, what it is called: the records."""
 FORMAT_VERSION = 1
 WORK_FOLDER = "_work"
+"""With a number of its own for each run."""
+LEFTOVER_AGE = timedelta(days=1)
+"""A work folder in which nothing was written for so long belongs to no living run."""
 SECONDS_PER_DAY = passes.SECONDS_PER_DAY
 MIB = 2**20
 
@@ -61,6 +67,7 @@ class Catalogue:
     shuffle: CatalogueShuffle
     num_items: int
     num_files: int
+    ids: tuple[str, ...]
     refusals: Refusals
 
 
@@ -87,6 +94,7 @@ def run_prepare(config: PrepareConfig) -> None:
         InputError: the tables or the output are not usable; nothing but the work folder has been written then.
     """
     storage.check_writable(config.output)
+    _remove_leftovers(config.output)
     layout = FORMATS[config.format]
     sources = Sources(
         find_files(config.items, layout.items.suffixes), find_files(config.interactions, layout.interactions.suffixes)
@@ -106,6 +114,7 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
         return run_stage(stage, tasks, description=description, on_ray=on_ray)
 
     catalogue = _read_catalogue(work, sources, run)
+    work = replace(work, ids=catalogue.ids)
     kept = _read_interactions(work, sources, catalogue.num_items, run)
     split = _split(config, kept)
     artifact.claim(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE)
@@ -142,8 +151,8 @@ def _read_catalogue(work: Work, sources: Sources, run: Run) -> Catalogue:
         num_items, items_per_bucket=config.storage.items_per_file, at_least=config.storage.min_item_files
     )
     stage = partial(passes.write_ids, shuffle=shuffle, num_files=number, work=work)
-    run(stage, range(number), "number items")
-    return Catalogue(shuffle, num_items, number, refusals)
+    ids = work.files("ids", run(stage, range(number), "number items"))
+    return Catalogue(shuffle, num_items, number, tuple(ids), refusals)
 
 
 def _read_interactions(work: Work, sources: Sources, num_items: int, run: Run) -> Kept:
@@ -201,7 +210,7 @@ def _survivors(work: Work, num_items: int, run: Run) -> tuple[Rule, list[dict[st
 
     def count(rule: Rule) -> tuple[list[dict[str, Any]], NDArray[np.bool_]]:
         tallies = run(partial(passes.tally, rule=rule, work=work), buckets, f"filter, round {next(rounds)}")
-        counts = passes.add_up(work, "tallies", COUNT, num_items)
+        counts = passes.add_up(work.files("tallies", tallies), COUNT, num_items)
         return tallies, (counts >= filters.min_item_interactions) | (counts == 0)
 
     def rule_of(kept_items: NDArray[np.bool_]) -> Rule:
@@ -256,19 +265,28 @@ def _sum(records: Sequence[Mapping[str, Any]], key: str) -> int:
 
 @contextlib.contextmanager
 def _work(config: PrepareConfig, sources: Sources, *, on_ray: bool) -> Iterator[Work]:
-    """A work folder, removed at the end: on this machine's disk, or under the output for a cluster's nodes."""
+    """A work folder of this run's own, removed at its end: on this machine's disk, or under the output on Ray."""
     number = num_buckets(round(sources.content_mib), items_per_bucket=config.execution.bucket_mib)
     with contextlib.ExitStack() as stack:
         if on_ray:
             from llmemb.cluster import connect
 
             connect()
-            folder = storage.join(config.output, WORK_FOLDER)
-            storage.remove(folder)
+            folder = storage.join(config.output, f"{WORK_FOLDER}-{uuid.uuid4().hex}")
             stack.callback(storage.remove, folder)
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmemb-prepare-"))
         yield Work(folder, config, number, number)
+
+
+def _remove_leftovers(output: str) -> None:
+    """Removes the work folders of dead runs; another run may be alive in this output."""
+    now = datetime.now(UTC)
+    for folder in storage.list_folders(output):
+        if re.fullmatch(f"{WORK_FOLDER}(-[0-9a-f]{{32}})?", storage.name(folder)):
+            newest = max((entry.modified for entry in storage.list_tree(folder)), default=now)
+            if now - newest > LEFTOVER_AGE:
+                storage.remove(folder)
 
 
 def _info(
@@ -282,8 +300,9 @@ def _info(
 ) -> dict[str, Any]:
     """The content of ``dataset.json``; its fingerprint names what the files hold and how they are split."""
     config, num_items = work.config, catalogue.num_items
-    popularity = np.sort(passes.add_up(work, "popularity", COUNT, num_items))[::-1]
-    train_popularity = passes.add_up(work, "popularity", TRAIN_COUNT, num_items)
+    counts = work.files("popularity", files["sequences"])
+    popularity = np.sort(passes.add_up(counts, COUNT, num_items))[::-1]
+    train_popularity = passes.add_up(counts, TRAIN_COUNT, num_items)
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": storage.fingerprint({"files": dict(_checksums(files)), "split": split}),
@@ -301,7 +320,9 @@ def _info(
         "split": split,
         "leaks": {
             "max_correlation": config.leaks.max_correlation,
-            "attributes": leaks.popularity_correlations(_numbers(work), train_popularity),
+            "attributes": leaks.popularity_correlations(
+                _numbers(work.files("numbers", files["items"])), train_popularity
+            ),
         },
         "source": {
             "format": config.format,
@@ -313,9 +334,9 @@ def _info(
     }
 
 
-def _numbers(work: Work) -> dict[str, NDArray[np.float64]]:
+def _numbers(files: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """The catalogue's numeric attributes, float64 ``[items]``, NaN where missing."""
-    table = pa.concat_tables(map(storage.read_table, storage.list_files(work.file("numbers"), ".parquet")))
+    table = pa.concat_tables(map(storage.read_table, files))
     return {
         name: table.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         for name in table.column_names

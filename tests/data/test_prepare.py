@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmemb import storage
+from llmemb.data import prepare
 from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import Dataset
 from llmemb.data.prepare import run_prepare
@@ -450,7 +453,78 @@ def test_dataset_is_the_same_on_ray_and_in_any_number_of_parts(tables: Tables, r
     assert here.info["files"] == there.info["files"]
     assert here.info["counts"] == there.info["counts"]
     assert there.info["counts"]["dropped_interactions"]["below_k_core"] > 0
-    assert storage.list_tree(f"{tables.output}/_work") == []
+    assert storage.list_folders(tables.output) == [f"{tables.output}/items", f"{tables.output}/sequences"]
+
+
+def test_runs_in_one_output_do_not_touch_each_others_work(
+    tables: Tables, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run begins, ends and fails while the first one is at work."""
+    on_ray = {"execution": {"in_process_mib": 0}}
+    survivors = prepare._survivors
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr("llmemb.data.prepare._survivors", survivors)
+        with pytest.raises(InputError, match="the filters leave none"):
+            tables.prepare(filters={"min_user_interactions": 9}, **on_ray)
+        assert tables.prepare(**on_ray).info["counts"]["users"] == 2
+        return survivors(*arguments)
+
+    monkeypatch.setattr("llmemb.data.prepare._survivors", meanwhile)
+    here = tables.prepare(**on_ray)
+    tables.output += "-alone"
+    assert here.info == tables.prepare().info
+
+
+def test_new_catalogue_in_the_same_place_is_not_mistaken_for_the_old(tables: Tables, ray_local: None) -> None:
+    """Ray's workers live on from run to run: what they remember is the run's own."""
+    log = tables.folder / "log"
+    log.mkdir()
+    for day in range(4):  # so that every worker reads interactions
+        rows = [("u", item, 10 * day + at) for at, item in enumerate("abd")]
+        _log(rows).write_parquet(log / f"{day}.parquet")
+    settings = {"interactions": str(log), "execution": {"in_process_mib": 0}}
+    tables.prepare(**settings)
+    storage.remove(tables.output)
+    for file in log.iterdir():
+        pl.read_parquet(file).with_columns(pl.col("item_id").replace("d", "0")).write_parquet(file)
+    dataset = tables.write(items=_named(["0", "a", "b", "c"])).prepare(**settings)
+    assert _sequences(dataset) == {"u": ["a", "b", "0"] * 4}
+
+
+@pytest.mark.parametrize(
+    ("after", "folder"),
+    [
+        ("number items", "ids"),
+        ("filter, round 1", "tallies"),
+        ("write items", "numbers"),
+        ("write sequences", "popularity"),
+    ],
+)
+def test_lost_work_file_is_an_error(tables: Tables, monkeypatch: pytest.MonkeyPatch, after: str, folder: str) -> None:
+    run_stage = prepare.run_stage
+
+    def loses_one(stage: Any, tasks: Any, *, description: str, on_ray: bool) -> Any:
+        records = run_stage(stage, tasks, description=description, on_ray=on_ray)
+        if description == after:
+            storage.remove(storage.list_files(stage.keywords["work"].file(folder))[0])
+        return records
+
+    monkeypatch.setattr("llmemb.data.prepare.run_stage", loses_one)
+    with pytest.raises(InputError, match=rf"{folder}/.*\.parquet: no such file"):
+        tables.prepare()
+
+
+def test_work_of_dead_runs_is_removed_once_it_is_old(tables: Tables) -> None:
+    names = [f"_work-{letter * 32}" for letter in "ab"] + ["_work", "_work-mine"]
+    for name, hours in zip(names, [25, 1, 25, 25], strict=True):
+        file = Path(tables.output, name, "ids", "part-00000.parquet")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+        os.utime(file, times=(time.time() - 3600 * hours,) * 2)
+    tables.prepare()
+    left = [storage.name(folder) for folder in storage.list_folders(tables.output)]
+    assert left == ["_work-" + "b" * 32, "_work-mine", "items", "sequences"]
 
 
 def test_categories_of_parquet_are_text_in_any_number_of_buckets(
