@@ -48,10 +48,15 @@ class Spill:
     def frames(
         self, names: Iterable[str], wanted: Sequence[int], columns: Sequence[str] | None = None
     ) -> Iterator[pl.DataFrame]:
-        """The same, one frame for each name and bucket; empty ones too."""
+        """The same, one frame for each name and bucket; empty ones too.
+
+        Args:
+            columns: The first columns, where the others are not wanted: they are not fetched.
+        """
+        options = pa.ipc.IpcReadOptions(included_fields=list(range(len(columns))) if columns else None)
         for name in names:
-            with storage.open_read(storage.join(self.folder, name)) as file:
-                reader = pa.ipc.open_file(pa.PythonFile(file))
+            with storage.open_read(storage.join(self.folder, name), ranged=True) as file:
+                reader = pa.ipc.open_file(pa.PythonFile(file), options=options)
                 for bucket in wanted:
                     batch = reader.get_batch(bucket)
                     table = pa.Table.from_batches([batch.select(columns) if columns else batch])

@@ -28,15 +28,19 @@ _VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated"
 """What file systems call an object's tag and time."""
 
 
-def open_read(uri: str) -> BinaryIO:
+def open_read(uri: str, *, ranged: bool = False) -> BinaryIO:
     """An object as a stream, for what may be too large to hold.
+
+    Args:
+        ranged: For reading here and there: each read fetches its own bytes and nothing ahead of them.
 
     Raises:
         InputError: it is not there or may not be read.
     """
     filesystem, path = filesystem_of(uri)
+    options = {"cache_type": "none"} if ranged else {}
     with explained(uri):
-        return cast(BinaryIO, filesystem.open(path, "rb"))
+        return cast(BinaryIO, filesystem.open(path, "rb", **options))
 
 
 def read_bytes(uri: str) -> bytes:

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from llmemb.errors import InputError
 from llmemb.storage.checksums import checksum
 from llmemb.storage.failures import explained
-from llmemb.storage.filesystem import filesystem_of
-from llmemb.storage.objects import read_bytes, write_bytes
+from llmemb.storage.objects import open_read, read_bytes, write_bytes
 from llmemb.storage.paths import name
 
 
@@ -56,11 +55,9 @@ def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.Rec
 @contextlib.contextmanager
 def _opened(uri: str) -> Iterator[Any]:
     """A Parquet file for ranged reads, and what is wrong with it as an InputError."""
-    filesystem, path = filesystem_of(uri)
     with explained(uri):
         try:
-            # No read-ahead: the next column is not wanted.
-            with filesystem.open(path, "rb", cache_type="none") as file:
+            with open_read(uri, ranged=True) as file:
                 yield file
         except pa.ArrowInvalid as error:
             raise InputError(f"{uri}: not Parquet: {error}") from error
