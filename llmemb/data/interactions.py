@@ -224,7 +224,7 @@ def open_parquet(file: SourceFile) -> pq.ParquetFile:
 
 
 def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    """Batches of a part's rows.
+    """Batches of a part's rows, bounded as chunks of text are.
 
     Raises:
         InputError: it is not Parquet, lacks a needed column, or has one that cannot be read.
@@ -232,9 +232,17 @@ def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.Record
     with open_parquet(part.file) as parquet:
         _check_schema(parquet.schema_arrow, needed, part.file.uri)
         try:
-            yield from parquet.iter_batches(RECORDS_PER_CHUNK, row_groups=part.row_groups, columns=needed)
+            num_rows = _rows_per_chunk(parquet.metadata, part.row_groups)
+            yield from parquet.iter_batches(num_rows, row_groups=part.row_groups, columns=needed)
         except DAMAGED as error:
             raise InputError(f"{part.file.uri}: not Parquet: {' '.join(str(error).split())}") from error
+
+
+def _rows_per_chunk(metadata: pq.FileMetaData, row_groups: Sequence[int] | None) -> int:
+    """By what a row weighs in the heaviest of the row groups, all columns together."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups) if row_groups is None else row_groups)
+    weight = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, int(min(RECORDS_PER_CHUNK, BYTES_PER_CHUNK / max(weight, 1))))
 
 
 def _check_schema(schema: pa.Schema, needed: Sequence[str] | None, where: str) -> None:
