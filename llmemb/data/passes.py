@@ -8,6 +8,7 @@ number (its place in the item files) from the first pass on.
 """
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,16 @@ from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import ITEM_ID, ITEM_IDS, TIMESTAMPS, USER_ID
 from llmemb.data.filters import in_core, long_enough, per_user, without_repeats
 from llmemb.data.interactions import MAX_ROWS_PER_FILE, PLACE, InteractionReader, Part, order_names
-from llmemb.data.refusals import Refusals
+from llmemb.data.refusals import Refusals, shorten
 from llmemb.data.sequences import Sequences, Split
 from llmemb.data.spill import Spill, buckets_of, rows_of_bucket
+from llmemb.errors import InputError
 
 ITEM, COUNT, TRAIN_COUNT = "item", "count", "train_count"
 SECONDS_PER_DAY = 86_400
+USERS_PER_ROW_GROUP = 2**20
+MAX_BYTES_PER_ARRAY = 2**30
+"""Of text: an array of Arrow's addresses it with 32 bits, and a list column cannot be read in several."""
 
 
 @dataclass(frozen=True)
@@ -217,31 +222,20 @@ def tally(bucket: int, rule: Rule, work: Work) -> dict[str, Any]:
 def write_sequences(file: int, rule: Rule, split: Split, num_files: int, work: Work) -> dict[str, Any]:
     """A file of sequences: one row per user, sorted by id. What is trained on of each item goes to the work folder."""
     buckets = overlapping(file, num_files, work.num_user_buckets)
-    table = pa.concat_tables([storage.read_table(_sequences_file(work, bucket)) for bucket in buckets])
-    if num_files > 1:
-        users = pl.Series(pl.from_arrow(table.column(USER_ID)))
-        table = table.filter(pa.array(buckets_of(users, num_files) == file))
+    table = pa.concat_tables([_kept_sequences(bucket, file, num_files, rule, work) for bucket in buckets])
     table = table.take(pc.sort_indices(table, [(USER_ID, "ascending")]))
-    whole = _sequences(table)
-    kept = long_enough(_in_core(whole, rule, work), whole.offsets, rule.min_sequence_length)
-    lengths = per_user(kept, whole.offsets)
-    sequences = Sequences(
-        whole.items[kept],
-        np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64),
-        None if whole.timestamps is None else whole.timestamps[kept],
-    )
+    sequences = _sequences(table)
     _write_popularity(sequences, split, work.file(f"popularity/part-{file:05d}.parquet"))
-    offsets = pa.array(sequences.offsets.astype(np.int32))
-    ids = item_codes(work.ids)[ITEM_ID].to_arrow().cast(pa.string()).take(pa.array(sequences.items))
-    columns = {
-        USER_ID: table.column(USER_ID).filter(pa.array(lengths > 0)).combine_chunks().cast(pa.string()),
-        ITEM_IDS: pa.ListArray.from_arrays(offsets, ids),
-    }
+    user_ids = table.column(USER_ID).combine_chunks().cast(pa.string())
+    ids = item_codes(work.ids)[ITEM_ID]
+    users_per_chunk = _users_per_chunk(sequences, ids, user_ids)
+    columns = {USER_ID: user_ids, ITEM_IDS: _id_lists(sequences, ids, users_per_chunk)}
     if TIMESTAMPS in table.column_names:
-        times = pc.list_flatten(table.column(TIMESTAMPS)).combine_chunks().filter(pa.array(kept))
-        columns[TIMESTAMPS] = pa.ListArray.from_arrays(offsets, times)
+        columns[TIMESTAMPS] = table.column(TIMESTAMPS)
     return storage.write_table(
-        storage.join(work.config.output, "sequences", f"part-{file:05d}.parquet"), pa.table(columns)
+        storage.join(work.config.output, "sequences", f"part-{file:05d}.parquet"),
+        pa.table(columns),
+        row_group_size=min(users_per_chunk, USERS_PER_ROW_GROUP),
     )
 
 
@@ -278,6 +272,62 @@ def _in_core(sequences: Sequences, rule: Rule, work: Work) -> NDArray[np.bool_]:
 
 def _sequences_file(work: Work, bucket: int) -> str:
     return work.file(f"sequences/bucket-{bucket:05d}.parquet")
+
+
+def _kept_sequences(bucket: int, file: int, num_files: int, rule: Rule, work: Work) -> pa.Table:
+    """What a rule keeps of a bucket's users who belong in a file."""
+    table = storage.read_table(_sequences_file(work, bucket))
+    if num_files > work.num_user_buckets:
+        users = pl.Series(pl.from_arrow(table.column(USER_ID)))
+        table = table.filter(pa.array(buckets_of(users, num_files) == file))
+    whole = _sequences(table)
+    kept = long_enough(_in_core(whole, rule, work), whole.offsets, rule.min_sequence_length)
+    lengths = per_user(kept, whole.offsets)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int32))
+    columns = {USER_ID: table.column(USER_ID).filter(pa.array(lengths > 0))}
+    for name in table.column_names[1:]:
+        values = pc.list_flatten(table.column(name)).combine_chunks().filter(pa.array(kept))
+        columns[name] = pa.ListArray.from_arrays(offsets, values)
+    return pa.table(columns)
+
+
+def _users_per_chunk(sequences: Sequences, ids: pl.Series, user_ids: pa.Array) -> int:
+    """How many users' item ids go into one array, which no reader lets grow beyond 2 GiB.
+
+    Args:
+        ids: By code.
+
+    Raises:
+        InputError: one user's are too many.
+    """
+    sizes = ids.str.len_bytes().to_numpy().astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(sizes[sequences.items])])[sequences.offsets]
+    number = max(1, len(sequences))
+    while (largest := np.diff(ends[_bounds(len(sequences), number)])).max() > MAX_BYTES_PER_ARRAY:
+        if number == 1:
+            user = int(largest.argmax())
+            raise InputError(
+                f"interactions: user {shorten(user_ids[user].as_py())!r} has {sequences.lengths[user]:,} interactions, "
+                f"whose item ids fill {largest[user]:,} bytes; expected at most {MAX_BYTES_PER_ARRAY:,} for one user"
+            )
+        number = -(-number // 2)
+    return number
+
+
+def _id_lists(sequences: Sequences, ids: pl.Series, users_per_chunk: int) -> pa.ChunkedArray:
+    """Each user's item ids."""
+    chunks = []
+    for start, stop in itertools.pairwise(_bounds(len(sequences), users_per_chunk)):
+        offsets = sequences.offsets[start : stop + 1]
+        taken = ids.gather(sequences.items[offsets[0] : offsets[-1]])
+        texts = taken.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+        chunks.append(pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), texts))
+    return pa.chunked_array(chunks)
+
+
+def _bounds(number: int, step: int) -> list[int]:
+    """``[0, step, …, number]``, and ``[0, 0]`` of nothing."""
+    return [*range(0, max(1, number), step), number]
 
 
 def _sequences(table: pa.Table) -> Sequences:

@@ -40,6 +40,8 @@ WORK_FOLDER = "_work"
 """With a number of its own for each run."""
 LEFTOVER_AGE = timedelta(days=1)
 """A work folder in which nothing was written for so long belongs to no living run."""
+INTERACTIONS_PER_FILE = 2**22
+"""Sequence files are more than their users ask for where sequences are long: a task holds one file's."""
 SECONDS_PER_DAY = passes.SECONDS_PER_DAY
 MIB = 2**20
 
@@ -120,7 +122,10 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
     artifact.claim(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE)
     stage: Stage = partial(passes.write_items, shuffle=catalogue.shuffle, num_files=catalogue.num_files, work=work)
     files = {"items": run(stage, range(catalogue.num_files), "write items")}
-    num_user_files = num_buckets(kept.num_users, items_per_bucket=config.storage.users_per_file)
+    num_user_files = max(
+        num_buckets(kept.num_users, items_per_bucket=config.storage.users_per_file),
+        num_buckets(kept.num_interactions, items_per_bucket=INTERACTIONS_PER_FILE),
+    )
     stage = partial(
         passes.write_sequences, rule=kept.rule, split=split_from_info(split), num_files=num_user_files, work=work
     )

@@ -171,6 +171,40 @@ def test_users_are_spread_over_files(tables: Tables) -> None:
     assert len(dataset.sequences) == 2
 
 
+def test_long_sequences_are_spread_over_files_in_any_number_of_buckets(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"u{user}", "abcd"[(user * at) % 4], at) for user in range(12) for at in range(10 + user)]
+    rows += [("short", "a", 1)]
+    tables.write(interactions=_log(rows))
+    monkeypatch.setattr("llmemb.data.prepare.INTERACTIONS_PER_FILE", 30)
+    one = tables.prepare()
+    assert len(one.info["files"]["sequences"]) == 8  # 186 interactions: 7 files and a power of two
+    assert _sequences(one) == {f"u{user}": ["abcd"[(user * at) % 4] for at in range(10 + user)] for user in range(12)}
+    monkeypatch.setattr("llmemb.data.prepare.MIB", 1024)  # more buckets than files
+    tables.output += "-many"
+    many = tables.prepare(execution={"in_process_mib": 100_000, "bucket_mib": 1})
+    assert many.info["files"] == one.info["files"]
+
+
+@pytest.mark.parametrize(("max_bytes", "row_groups"), [(18, 1), (17, 2), (9, 3)])
+def test_item_ids_are_cut_into_arrays_that_can_hold_them(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, max_bytes: int, row_groups: int
+) -> None:
+    """Five users with 3, 1, 4, 2 and 8 bytes of ids."""
+    expected = {"u1": ["a", "bb"], "u2": ["a"], "u3": ["bb", "bb"], "u4": ["bb"], "u5": ["bb", "a", "a"] + ["bb"] * 2}
+    rows = [(user, item, at) for user, items in expected.items() for at, item in enumerate(items)]
+    monkeypatch.setattr("llmemb.data.passes.MAX_BYTES_PER_ARRAY", max_bytes)
+    dataset = tables.write(_named(["a", "bb"]), _log(rows)).prepare(filters={"min_user_interactions": 1})
+    assert _sequences(dataset) == expected
+    [file] = storage.list_files(f"{tables.output}/sequences")
+    assert pq.read_metadata(file).num_row_groups == row_groups
+    assert dataset.sequences.lengths.tolist() == [2, 1, 2, 1, 5]
+    monkeypatch.setattr("llmemb.data.passes.MAX_BYTES_PER_ARRAY", 7)
+    with pytest.raises(InputError, match="user 'u5' has 5 interactions, whose item ids fill 8 bytes; expected at most"):
+        tables.prepare(output=f"{tables.output}-2", filters={"min_user_interactions": 1})
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_ids_stay_text_in_every_format(tables: Tables, suffix: str) -> None:
     tables.items, tables.interactions = (f"{tables.folder}/{name}.{suffix}" for name in ("items", "interactions"))
