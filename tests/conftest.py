@@ -14,6 +14,11 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_V2_ENABLED="1",
     RAY_worker_niceness="0",
+    # What Ray waits for on large clusters: here a process that is kept, or a death that is noticed, is seconds saved.
+    RAY_num_workers_soft_limit="6",
+    RAY_health_check_period_ms="500",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25",
+    RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # but in the test of notices
     MPLBACKEND="agg",
 )
 os.environ.pop("RAY_ADDRESS", None)

@@ -138,10 +138,15 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
     encoder = plan.encoder
     cpus = 1 if on_gpu else encoder.threads
     say_if_waiting("embed", min_workers, cpus=cpus, gpus=encoder.num_gpus, labels=encoder.node_labels)
-    # On a CPU cluster the encoders hold every core; the other stages take a few percent of their time and no slot.
-    beside = {"num_cpus": 1} if on_gpu else {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=max_workers + 1)}
+    tokenise: dict[str, Any] = {"num_cpus": 1}
+    write = tokenise
+    if not on_gpu:
+        # The encoders hold every core; the other stages take a few percent of their time and no slot. Tokenisers are
+        # few: each loads as much as an encoder.
+        tokenise = {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=1 + max_workers // 8)}
+        write = {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=max_workers + 1)}
     rows = data.from_items([{"bucket": bucket} for bucket in todo], override_num_blocks=len(todo))
-    rows = rows.map(tokenize_bucket, fn_kwargs={"plan": plan}, **beside)
+    rows = rows.map(tokenize_bucket, fn_kwargs={"plan": plan}, **tokenise)
     rows = rows.map(
         EncodeBucket,
         fn_constructor_args=(encoder, meter),
@@ -150,7 +155,7 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
         num_gpus=encoder.num_gpus,
         label_selector=encoder.node_labels or None,
     )
-    rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **beside)
+    rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **write)
     for row in rows.iter_rows():
         yield json.loads(row["record"])
 

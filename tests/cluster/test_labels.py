@@ -31,7 +31,7 @@ def train(arguments):
 config, folder = EmbedConfig.load(sys.argv[1]), sys.argv[2]
 cluster = Cluster()
 for market in ("spot", "on-demand"):
-    cluster.add_node(num_cpus=3, labels={MARKET: market}, object_store_memory=2**28)
+    cluster.add_node(num_cpus=3, labels={MARKET: market}, object_store_memory=2**28, include_dashboard=False)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 markets = {node["NodeID"]: node["Labels"][MARKET] for node in ray.nodes()}

@@ -15,7 +15,8 @@ MAX_STEPS, DEADLINE_SECONDS = 300, 300
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[LocalCluster]:
+def cluster(tmp_path, monkeypatch) -> Iterator[LocalCluster]:
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
     started = LocalCluster.start(tmp_path / "cluster", num_workers=2, cpus=1)
     yield started
     started.stop()

@@ -482,7 +482,7 @@ def test_dataset_is_the_same_on_ray_and_in_any_number_of_parts(tables: Tables, r
     here = tables.prepare(**settings)
     tables.output += "-ray"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmemb.data.prepare.MIB", 512)  # of 40 KiB: many parts and buckets
+        patch.setattr("llmemb.data.prepare.MIB", 4096)  # of 40 KiB: many parts and buckets
         there = tables.prepare(**settings, execution={"in_process_mib": 0, "bucket_mib": 1})
     assert here.info["files"] == there.info["files"]
     assert here.info["counts"] == there.info["counts"]

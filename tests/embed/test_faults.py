@@ -35,9 +35,10 @@ from llmemb.embed.pipeline import run_embed
 from tests.embed.test_faults import killed_after
 
 config = EmbedConfig.load(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**28})
+memory = {"object_store_memory": 2**28}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **memory})
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")  # this driver's node is the head
-victim = cluster.add_node(num_cpus=2, object_store_memory=2**28)
+victim = cluster.add_node(num_cpus=2, **memory)
 cluster.wait_for_nodes()
 with killed_after(config.output, int(sys.argv[2]), lambda: cluster.remove_node(victim, allow_graceful=False)):
     run_embed(config)

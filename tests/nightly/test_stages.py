@@ -1,5 +1,6 @@
 """Two nights with the real stages, on a catalogue that changes between them."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from llmemb import storage
 from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import Dataset
 from llmemb.data.prepare import run_prepare
-from llmemb.nightly import live, summary
+from llmemb.nightly import live, run, summary
 from llmemb.nightly.config import NightlyConfig
-from llmemb.nightly.run import run_nightly
 from llmemb.rat.recommender import Recommender
+from llmemb.rat.run import run_rat
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PLANTED = "planted-secret-7c21"
@@ -66,9 +67,15 @@ def test_a_recommender_of_tonight_replaces_that_of_a_smaller_catalogue(
         (tmp_path / night).mkdir()
         dataset = prepare(tmp_path / night, num_items=size[0], num_interactions=size[1])
         embed = {"encoder": str(tiny_encoder), "prompt": {"attributes": ["title"]}}
-        run_nightly(NightlyConfig.parse(QUICK | {"dataset": dataset, "output": root, "embed": embed}))
-    first, second = summary.read_all(root)
-    assert [night["outcome"] for night in (first, second)] == ["published", "published"]
+        config = NightlyConfig.parse(QUICK | {"dataset": dataset, "output": root, "embed": embed})
+        with monkeypatch.context() as patch:
+            if night == "first":
+                patch.setattr(run, "run_rat", partial(run_rat, here=True))
+            run.run_nightly(config)
+    run.run_nightly(config)
+    first, second, third = summary.read_all(root)
+    assert [night["outcome"] for night in (first, second, third)] == ["published", "published", "not due"]
+    assert third["reason"] == "no training was due"
     assert second["snapshot"]["counts"]["new"] == 8
     assert second["training"] == "18.2% of the catalogue has changed since the last"
     [row] = second["comparison"]

@@ -87,6 +87,7 @@ def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
     output = str(tmp_path_factory.mktemp("rat") / "llmemb")
     settings = {"dataset": dataset.uri, "embeddings": embeddings, "output": output, **SMALL}
     config = RatConfig.model_validate(settings | {"fusion": {"content_weights": [2.0]}})
+    run_rat(config.id_only(f"{output}/collaborative"), here=True)
     run_rat(config)
     return config
 
@@ -487,7 +488,7 @@ def test_a_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_pat
         "backbone": "llmemb.srs.gru4rec:GRU4Rec",
         "output": str(tmp_path / "own"),
     }  # any module that workers can import
-    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own))
+    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
     recommender = Recommender.load(own["output"])
     assert recommender.label == "GRU4Rec"
     assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24

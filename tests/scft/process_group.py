@@ -9,13 +9,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Imported once, not by every worker of every test.
+PRELOADED = ["torch", "peft", "deepspeed", "transformers.models.bert.modeling_bert", "llmemb.scft.training"]
+mp.get_context("forkserver").set_forkserver_preload([*PRELOADED, "llmemb.scft.export", "tests.scft.test_engine"])
+
 
 def run_workers(function: Callable[..., None], num_workers: int, *arguments: Any) -> None:
     """Runs ``function(rank, num_workers, *arguments)`` in as many processes; fails where one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_worker, args=(num_workers, port, function, arguments), nprocs=num_workers)
+    arguments = (num_workers, port, function, arguments)
+    mp.start_processes(_worker, args=arguments, nprocs=num_workers, start_method="forkserver")
 
 
 def _worker(rank: int, num_workers: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

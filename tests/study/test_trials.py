@@ -5,8 +5,9 @@ import pytest
 from llmemb import storage
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import Recommender
+from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
-from llmemb.study.trials import EpochBoard, run_trials
+from llmemb.study.trials import run_trials
 
 SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
