@@ -68,14 +68,17 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
         uri = grid.rat_config(trial).output
         if uri not in outcomes:
             new.setdefault(uri, trial)
-    first = [started for trial in new.values() if (started := grid.started_from(trial)) is not None]
-    if first:  # trained here, each once and as it says, and not by the trials that wait for it
-        _run(grid, "IDs alone", first, outcomes)
-    no_embeddings = make_embeddings(grid, new.values())
+    started = {uri: first for uri, trial in new.items() if (first := grid.started_from(trial)) is not None}
+    if started:  # trained here, each once and as it says, and not by the trials that wait for it
+        _run(grid, "IDs alone", started.values(), outcomes)
+    of_ids = {uri: outcomes[grid.rat_config(first).output].reason for uri, first in started.items()}
+    stopped = {uri: f"the ID-only recommender that it starts from failed: {why}" for uri, why in of_ids.items() if why}
+    no_embeddings = make_embeddings(grid, [trial for uri, trial in new.items() if uri not in stopped])
     configs = [grid.rat_config(trial) for trial in new.values()]
-    stopped = {config.output: no_embeddings.get(str(config.embeddings)) for config in configs}
-    possible = [config for config in configs if stopped[config.output] is None]
-    outcomes |= {config.output: Outcome(reason) for config in configs if (reason := stopped[config.output])}
+    unread = {config.output: why for config in configs if (why := no_embeddings.get(str(config.embeddings)))}
+    stopped = unread | stopped
+    outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
+    possible = [config for config in configs if config.output not in stopped]
     for wave in _by_item_vectors(possible):
         ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
         outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}

@@ -13,7 +13,8 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.run import run_rat
 from llmemb.study import encoders, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
-from llmemb.study.run import run_study
+from llmemb.study.grid import Grid
+from llmemb.study.run import run_study, train_all
 from tests.snapshots import write_snapshot
 
 SMALL = {
@@ -98,6 +99,27 @@ def test_a_finished_study_trains_nothing_again(study, monkeypatch, capsys):
     assert [storage.name(uri).split("-")[0] for uri in tried] == ["melt", "melt"]  # what failed is tried again
     assert json.dumps(storage.read_json(f"{study.output}/study.json")["methods"]) == before
     assert "2 of 10 trials failed" in capsys.readouterr().out
+
+
+def test_what_starts_from_ids_is_not_tried_where_these_failed(study, tmp_path, monkeypatch):
+    """It would train them itself, with settings of its own, in the folder that is named for others."""
+    tried: list[str] = []
+
+    def fail(configs: list[RatConfig], *rest: object) -> dict[str, str]:
+        tried.extend(storage.name(config.output) for config in configs)
+        return {config.output: "out of memory" for config in configs}
+
+    monkeypatch.setattr(trials, "_tune", fail)
+    search = {method: {"rat.training.learning_rate": [0.01, 0.02]} for method in ("none", "llmemb")}
+    changed = {"output": str(tmp_path), "methods": ["none", "llmemb"], "seeds": [0], "search": search}
+    config = StudyConfig.model_validate(study.model_dump() | changed | {"ablations": {}, "sensitivity": {}})
+    grid = Grid(config, "dataset")
+    outcomes = train_all(grid)
+    assert len(tried) == 2
+    assert all(name.startswith("none-") for name in tried)
+    [llmemb] = grid.table("llmemb", "sasrec")
+    expected = "the ID-only recommender that it starts from failed: out of memory"
+    assert outcomes[grid.rat_config(llmemb).output].reason == expected
 
 
 def test_what_is_wrong_with_the_data_is_found_before_any_work(study, tmp_path, monkeypatch):
