@@ -57,7 +57,7 @@ class ContentAlone:
             items = newest_items(histories, start, start + users, max_seq_len=MAX_ITEMS_READ)
             scores = content_queries(items, self._content, decay=self._decay) @ self._content.T
             if self._seen_last:
-                scores[seen_rows(items)] -= BEHIND_ALL
+                scores[seen_rows(histories, start, start + users)] -= BEHIND_ALL
             yield scores
 
 

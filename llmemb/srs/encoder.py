@@ -30,7 +30,8 @@ class HistoryEncoder(nn.Module):
 
     A score may have two more terms, whose weights are no part of the training and 0 at first: ``seen_logit`` is added
     to the items of the history, which otherwise rank high by likeness to themselves, and ``content_weight`` times the
-    cosine of a candidate's content and the history's.
+    cosine of a candidate's content and the history's. The first is for all of a history, also what is older than the
+    newest ``max_seq_len`` items, which alone are read otherwise.
 
     Args:
         backbone: From item vectors ``[batch, seq, dim]`` and a mask to states of the same shape.
@@ -136,7 +137,7 @@ def joined_queries(
             if table.content is not None:
                 of_content = content_queries(item_index, table.content, decay=encoder.content_decay)
                 queries = torch.cat([queries, encoder.content_weight * of_content], dim=1)
-            yield queries, seen_rows(item_index)
+            yield queries, seen_rows(histories, start, start + QUERIES_PER_CHUNK)
 
 
 def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
@@ -181,7 +182,8 @@ def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences
             cosines = None
             if content is not None:
                 cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
-            yield ScoreParts(logits, cosines, seen_rows(item_index))
+            users, rows = seen_rows(histories, start, start + chunk_users)
+            yield ScoreParts(logits, cosines, (users.to(embeddings.device), rows.to(embeddings.device)))
 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:

@@ -8,15 +8,17 @@ from torch import Tensor
 from llmemb.data.sequences import Sequences
 
 
-def seen_rows(item_index: Int[Tensor, "user seq"]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """Pairs of a user and a row of the item table that is in the user's history, each once.
+def seen_rows(histories: Sequences, start: int, stop: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """Pairs of a user, counted from ``start``, and a row of the item table that is in the user's history, each once.
 
-    Args:
-        item_index: Padding (0) and masks (negative) are no items.
+    All of a history counts, however little of it a model reads.
     """
-    users, columns = (item_index > 0).nonzero(as_tuple=True)
-    pairs = torch.unique(torch.stack([users, item_index[users, columns] - 1]), dim=1)
-    return pairs[0], pairs[1]
+    offsets = histories.offsets[start : stop + 1]
+    items = histories.items[offsets[0] : offsets[-1]].astype(np.int64)
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    base = int(items.max(initial=0)) + 1
+    users, items = np.divmod(np.unique(users * base + items), base)
+    return torch.from_numpy(users), torch.from_numpy(items - 1)
 
 
 def repeat_share(sequences: Sequences) -> float:

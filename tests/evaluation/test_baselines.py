@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmemb.data.sequences import Sequences
+from llmemb.evaluation import baselines
 from llmemb.evaluation.baselines import ContentAlone
 from llmemb.metrics import ranking
 
@@ -26,7 +27,12 @@ def test_content_alone_is_the_cosine_with_a_history_whose_older_items_count_less
     assert (none == 0).all()
 
 
-def test_what_the_user_had_comes_last_where_people_seldom_come_back() -> None:
+@pytest.mark.parametrize("items_read", [1, 50])
+def test_what_the_user_had_comes_last_where_people_seldom_come_back(
+    items_read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "CHUNK_USERS", 1)
+    monkeypatch.setattr(baselines, "MAX_ITEMS_READ", items_read)
     ranked = scores(repeats=0.001).argsort(dim=1, descending=True)
     assert ranked[0, -1] == 0
     assert set(ranked[1, -2:].tolist()) == {2, 3}

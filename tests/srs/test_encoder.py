@@ -6,7 +6,7 @@ import torch
 
 from llmemb.data.sequences import Sequences
 from llmemb.metrics import ranking
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, newest_items, score
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, joined_queries, newest_items, score
 from llmemb.srs.sasrec import SASRec
 
 DIM, NUM_ITEMS = 4, 6
@@ -57,6 +57,21 @@ def test_only_the_newest_items_are_read():
     encoder, table = make_encoder(), torch.nn.functional.normalize(torch.randn(NUM_ITEMS, DIM), dim=1)
     scores = all_scores(encoder, table, [[6, 5, 1, 2, 3], [4, 1, 2, 3]], chunk=2)
     torch.testing.assert_close(scores[0], scores[1])
+
+
+def test_repeats_are_those_of_the_whole_history():
+    encoder, table = make_encoder(), torch.nn.functional.normalize(torch.randn(NUM_ITEMS, DIM), dim=1)
+    lists = [[4], [6, 5, 1, 2, 3], [5, 6, 1, 5, 3, 2]]
+    expected = all_scores(encoder, table, lists, chunk=3)
+    for user, history in enumerate(lists):
+        expected[user, [item - 1 for item in set(history)]] -= 7.0
+    encoder.seen_logit.fill_(-7.0)
+    for chunk in (1, 3):
+        torch.testing.assert_close(all_scores(encoder, table, lists, chunk), expected)
+    [(queries, seen)] = joined_queries(encoder, FinalTable(table), Sequences.from_lists(lists))
+    scores = queries @ table.T
+    scores[seen] += encoder.seen_logit
+    torch.testing.assert_close(scores, expected)
 
 
 def test_the_last_item_reads_its_own_row():

@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
-import torch
 
 from llmemb.data.sequences import Sequences
-from llmemb.srs.objective import MASK
 from llmemb.srs.repeats import repeat_share, seen_rows
 
 
-def test_each_user_has_seen_each_item_of_the_history_once():
-    users, rows = seen_rows(torch.tensor([[0, 5, 3, 5], [0, 0, 0, 0], [1, 3, 2, MASK]]))
-    assert list(zip(users.tolist(), rows.tolist(), strict=True)) == [(0, 2), (0, 4), (2, 0), (2, 1), (2, 2)]
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (0, 99), (1, 3)])
+def test_each_user_has_seen_each_item_of_the_history_once(start: int, stop: int):
+    expected = [(0, 2), (0, 4), (2, 0), (2, 1), (2, 2), (3, 0)]
+    users, rows = seen_rows(Sequences.from_lists([[5, 3, 5], [], [1, 3, 2], [1]]), start, stop)
+    pairs = list(zip(users.tolist(), rows.tolist(), strict=True))
+    assert pairs == [(user - start, row) for user, row in expected if start <= user < stop]
 
 
 def test_the_share_of_repeats_is_counted_over_targets():
