@@ -123,11 +123,12 @@ class Night:
                 f"{row['metric']} {row['candidate']:.4f} in {row['slice']}, expected at least {row['required']:.4f}"
                 for row in worse
             )
-            self.facts |= {"outcome": KEPT, "reason": f"{candidate} is worse than the live {live_before}: {shown}"}
+            reason = f"{candidate} is worse than the live {live_before}: {shown}"
+            self.facts |= {"outcome": KEPT, "decision": KEPT, "reason": reason}
             return
         live.publish(self._config.output, candidate, live_before)
         reason = f"{candidate} is not worse than {live_before}" if live_before else f"{candidate} is the first"
-        self.facts |= {"outcome": PUBLISHED, "reason": reason, "live": candidate}
+        self.facts |= {"outcome": PUBLISHED, "decision": PUBLISHED, "reason": reason, "live": candidate}
 
     def _recommender(self, name: str) -> str:
         return storage.join(self._config.output, RECOMMENDERS_FOLDER, name)
@@ -168,8 +169,10 @@ def due(config: NightlyConfig, before: list[summary.Summary], tonight: summary.S
 
 def _has_compared(night: summary.Summary) -> bool:
     """Whether a night trained a recommender and compared it; it may have failed after that, in cleaning up."""
+    if "decision" in night:
+        return True
     published = night.get("candidate") is not None and night["candidate"] == night.get("live")
-    return night["outcome"] in (PUBLISHED, KEPT) or published
+    return night["outcome"] in (PUBLISHED, KEPT) or published  # summaries from before there was a decision
 
 
 def compare(config: NightlyConfig, metrics: dict[str, Any], models: tuple[str, ...]) -> list[dict[str, Any]]:

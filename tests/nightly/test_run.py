@@ -191,6 +191,22 @@ def test_a_night_cut_off_after_publishing_ends_with_the_same_live_recommender(ni
     assert nights.last["training"] == "not due"  # the one before counts: it was compared and published
 
 
+def test_a_night_that_kept_the_live_one_and_could_not_clean_up_counts_as_a_training(nights, monkeypatch):
+    def refuses(_: Any) -> None:
+        raise InputError("s3://bucket: access denied: the store does not delete")
+
+    nights.run()
+    monkeypatch.setattr(run, "clean_up", refuses)
+    nights.quality = 0.1
+    nights.change(2)
+    with pytest.raises(InputError, match="does not delete"):
+        nights.run()
+    assert (nights.last["outcome"], nights.last["decision"], nights.ran[-1]) == ("failed", "kept", "evaluate")
+    with pytest.raises(InputError, match="does not delete"):
+        nights.run()
+    assert (nights.last["training"], nights.ran) == ("not due", ["embed"])
+
+
 def test_live_that_was_moved_by_hand_meanwhile_stays(nights, monkeypatch):
     nights.run()
     nights.change(2)
