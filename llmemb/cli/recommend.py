@@ -12,7 +12,7 @@ from llmemb.cli.display import AsJson, console, print_json, table
 
 def recommend(
     recommender: Annotated[str, typer.Argument(help="The output of a rat job.")],
-    history: Annotated[str, typer.Option(help="Item ids, separated by commas, the newest last.")],
+    history: Annotated[str, typer.Option(help="Item ids, at least one, separated by commas, the newest last.")],
     dataset: Annotated[str | None, typer.Option(help="Shows attributes of its items beside their ids.")] = None,
     attributes: Annotated[str, typer.Option(help="Which of them, separated by commas.")] = "title",
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,

@@ -104,12 +104,12 @@ class Recommender:
         """The ``k`` best items after each history and their scores, the best first.
 
         Args:
-            histories: Item ids, the newest last; only the newest ``max_seq_len`` are read.
+            histories: Item ids, at least one each, the newest last; a backbone reads the newest ``max_seq_len``.
             filter_seen: Leaves out the items of the history, all of them.
             index: From :meth:`build_index`: not every item is scored then, and an approximate one may miss some.
 
         Raises:
-            InputError: the recommender does not know an item.
+            InputError: a history is empty, or the recommender does not know an item.
         """
         rows = self._sequences(histories)
         if index is not None:
@@ -159,7 +159,9 @@ class Recommender:
 
     def _sequences(self, histories: Sequence[Sequence[str]]) -> Sequences:
         index = self._item_index
-        for history in histories:
+        for row, history in enumerate(histories):
+            if len(history) == 0:
+                raise InputError(f"history: histories[{row}] has no item: expected at least one to recommend from")
             unknown = [item_id for item_id in history if item_id not in index]
             if unknown:
                 raise InputError(f"history: {unknown[0]!r} is none of the recommender's {len(index):,} items")

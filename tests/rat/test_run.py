@@ -450,10 +450,21 @@ def test_recommendations_are_the_best_scores_by_item_id(trained, dataset):
     unseen = [(score, item) for score, item in by_score if item not in history]
     assert [item for item, _ in ranked] == [item for _, item in unseen[:4]]
     assert [score for _, score in ranked] == pytest.approx([score for score, _ in unseen[:4]])
-    assert len(model.recommend([history, []], k=99)[0]) == NUM_ITEMS - 3
+    assert len(model.recommend([history], k=99)[0]) == NUM_ITEMS - 3
     assert len(model.recommend([history], k=99, filter_seen=False)[0]) == NUM_ITEMS
     with pytest.raises(InputError, match="history: 'nothing' is none of the recommender's 12 items"):
         model.recommend([["nothing"]], k=1)
+
+
+def test_there_is_no_recommendation_from_nothing(trained, dataset):
+    model = Recommender.load(trained.output)
+    for index in (None, model.build_index("flat")):
+        with pytest.raises(InputError, match=r"history: histories\[1\] has no item: expected at least one"):
+            model.recommend([dataset.item_ids[:2], []], k=1, index=index)
+    for empty in ("", ","):
+        shown = CliRunner().invoke(app, ["recommend", trained.output, "--history", empty])
+        assert shown.exit_code == 2
+        assert "error: history: histories[0] has no item" in shown.output
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
@@ -463,7 +474,7 @@ def test_an_index_finds_the_same_as_scoring_every_item(trained, dataset, kind, s
     model._encoder.seen_logit.fill_(seen_logit)
     model._encoder.content_weight.fill_(2.0)
     assert model.content is not None
-    histories = [dataset.item_ids[2:5], [], dataset.item_ids[:6], dataset.item_ids[7:9] * 2]
+    histories = [dataset.item_ids[2:5], dataset.item_ids[:6], dataset.item_ids[7:9] * 2]
     index = model.build_index(kind)
     for settings in ({"k": 3}, {"k": 3, "filter_seen": False}, {"k": 99}):
         searched, scored = model.recommend(histories, index=index, **settings), model.recommend(histories, **settings)
