@@ -18,6 +18,7 @@ IndexKind = Literal["flat", "hnsw", "ivf"]
 ROWS_PER_CHUNK = 16_384
 _HNSW_LINKS, _HNSW_BUILD_DEPTH, _HNSW_SEARCH_DEPTH = 32, 200, 128
 _IVF_PROBED_SHARE = 1 / 16
+_TIE = 1e-6  # what float32 sums of other orders differ by
 _IVF_ROWS_PER_LIST = 39  # below it faiss warns that k-means has too few points
 
 
@@ -117,17 +118,28 @@ def index_of(rows: Float[np.ndarray, "row dim"], kind: IndexKind) -> Any:
 def recall(
     snapshot: Snapshot, index: Any, item_ids: list[str], *, k: int, sample_items: int = 1000, seed: int = 0
 ) -> float:
-    """The share of exact nearest neighbours that the index finds, over a sample of items; an item is not its own."""
+    """The share of exact nearest neighbours that the index finds, over a sample of items; an item is not its own.
+
+    Of several that are as near as the last one each is right.
+    """
     sampled = np.random.default_rng(seed).permutation(len(item_ids))[:sample_items].tolist()
-    queries = np.stack([index.reconstruct(row) for row in sampled])
-    exact = exact_search(snapshot, queries, k + 1)
-    hits = wanted = 0
-    for row, neighbours, found in zip(sampled, exact, search_index(index, item_ids, queries, k + 1), strict=True):
-        own = item_ids[row]
-        right = {neighbour.item_id for neighbour in neighbours if neighbour.item_id != own}
-        hits += len(right & {neighbour.item_id for neighbour in found})
-        wanted += len(right)
+    queries = normalized(np.stack([index.reconstruct(row) for row in sampled]))
+    own = [item_ids[row] for row in sampled]
+    exact = _others(exact_search(snapshot, queries, k + 1), own, k)
+    found = _others(search_index(index, item_ids, queries, k + 1), own, k)
+    place = {item_id: row for row, item_id in enumerate({near.item_id for items in found for near in items})}
+    rows = normalized(snapshot.vectors(list(place))[0])
+    hits = 0
+    for query, right, items in zip(queries, exact, found, strict=True):
+        cosines = rows[[place[near.item_id] for near in items]] @ query
+        hits += int(np.count_nonzero(cosines >= right[-1].cosine - _TIE)) if right else 0
+    wanted = sum(map(len, exact))
     return hits / wanted if wanted else 1.0
+
+
+def _others(found: list[list[Neighbour]], own: list[str], k: int) -> list[list[Neighbour]]:
+    """The ``k`` nearest of each item without itself, which need not be the first of several that are equal."""
+    return [[near for near in items if near.item_id != item][:k] for item, items in zip(own, found, strict=True)]
 
 
 def search_index(

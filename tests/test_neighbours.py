@@ -75,6 +75,18 @@ def test_recall_is_the_share_of_exact_neighbours_found(snapshot):
     assert 0.45 < odd_share < 0.55
 
 
+@pytest.mark.parametrize("k", [1, 10, 70])
+def test_of_equal_neighbours_any_is_right(tmp_path, k):
+    copies = write_snapshot(str(tmp_path), {f"i{number}": f"thing {number % 60}" for number in range(60 * 50)}, dim=DIM)
+    index, item_ids = build_index(copies, "flat")
+    assert recall(copies, index, item_ids, k=k, sample_items=200) == 1.0
+
+
+def test_an_item_alone_has_all_of_its_neighbours(tmp_path):
+    alone = write_snapshot(str(tmp_path), {"a": "1"}, num_files=1)
+    assert recall(alone, *build_index(alone, "flat"), k=3) == 1.0
+
+
 @pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.99), ("ivf", 0.2)])
 def test_approximate_indexes_find_most_neighbours(snapshot, kind, least):
     index, item_ids = build_index(snapshot, kind)
