@@ -84,8 +84,8 @@ def verify(embeddings: Embeddings, as_json: AsJson = False) -> None:
 
     snapshot = Snapshot.open(storage.absolute(embeddings))
     problems: dict[str, list[str]] = {}
-    total = sum(entry["bytes"] for entry in snapshot.manifest["files"])
-    sizes = {entry["file"]: entry["bytes"] for entry in snapshot.manifest["files"]}
+    sizes = {entry["file"]: entry["bytes"] for entry in snapshot.manifest.get("files", [])}
+    total = sum(sizes.values())
     if as_json:
         problems = {file: found for file, found in check(snapshot) if found}
         print_json({"uri": snapshot.uri, "problems": problems})

@@ -29,7 +29,7 @@ def verify(snapshot: Snapshot) -> Iterator[tuple[str, list[str]]]:
         try:
             table = vectors.read(snapshot.uri, entry)
         except InputError as error:
-            yield entry["file"], [str(error).removeprefix(f"{snapshot.uri}/{entry['file']}: ")]
+            yield entry["file"], [_said_of(snapshot, entry, error)]
             continue
         yield entry["file"], list(_check_part(table, entry, manifest, index))
     if manifest["refused_file"]:
@@ -71,8 +71,17 @@ def _check_part(table: pa.Table, entry: dict[str, Any], manifest: dict[str, Any]
 
 
 def _check_refused(snapshot: Snapshot, entry: dict[str, Any]) -> Iterator[str]:
-    content = storage.read_bytes(storage.join(snapshot.uri, entry["file"]))
+    try:
+        content = storage.read_bytes(storage.join(snapshot.uri, entry["file"]))
+    except InputError as error:
+        yield _said_of(snapshot, entry, error)
+        return
     if storage.checksum(content) != entry["sha256"]:
         yield "its checksum is not the manifest's: the file was changed or cut"
     elif entry["rows"] != snapshot.manifest["counts"]["refused"]:
         yield f"{entry['rows']:,} rows, the manifest counts {snapshot.manifest['counts']['refused']:,} refused"
+
+
+def _said_of(snapshot: Snapshot, entry: dict[str, Any], error: InputError) -> str:
+    """What is wrong with a file, without its name."""
+    return str(error).removeprefix(f"{snapshot.uri}/{entry['file']}: ")

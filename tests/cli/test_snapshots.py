@@ -45,6 +45,23 @@ def test_verify_exits_with_one_where_something_is_wrong(root):
     assert list(json.loads(run("verify", root, "--json", code=1).stdout)["problems"]) == ["part-00001.parquet"]
 
 
+def test_verify_names_a_file_that_is_missing_beside_other_problems(tmp_path):
+    refused = {"file": "refused.parquet", "rows": 0, "bytes": 1, "sha256": "0"}
+    snapshot = write_snapshot(str(tmp_path), {"i0": "thing"}, refused_file=refused)
+    storage.write_bytes(f"{snapshot.uri}/part-00001.parquet", b"x")
+    problems = json.loads(run("verify", snapshot.uri, "--json", code=1).stdout)["problems"]
+    assert problems["refused.parquet"] == ["no such file"]
+    assert list(problems) == ["part-00001.parquet", "refused.parquet"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_verify_names_a_manifest_without_files(tmp_path, arguments):
+    snapshot = write_snapshot(str(tmp_path), {"i0": "thing"})
+    del snapshot.manifest["files"]
+    storage.write_json(f"{snapshot.uri}/manifest.json", snapshot.manifest)
+    assert "has no files" in run("verify", snapshot.uri, *arguments, code=1).stdout
+
+
 @pytest.mark.parametrize("old", [[], [f"{1:016x}"]])
 def test_diff_is_against_the_parent_or_a_named_one(root, old):
     assert "i0" in run("diff", root, *old).stdout
