@@ -192,9 +192,8 @@ class Grid:
         """A stage's settings: the study's, over them those of the backbone, and over them the trial's."""
         values = copy.deepcopy(getattr(self.config, stage))
         for path, value in {**self.config.per_backbone.get(trial.backbone, {}), **trial.settings}.items():
-            first, *keys = path.split(".")
-            if first == stage:
-                _set(values, keys, value)
+            if path.split(".")[0] == stage:
+                _set(values, path, value)
         return values
 
     def _rat_values(self, trial: Trial) -> dict[str, Any]:
@@ -233,7 +232,12 @@ def _parse(stage: str, config_class: type[ConfigT], values: dict[str, Any]) -> C
         raise InputError(f"config: {stage}.{str(error).removeprefix('config: ')}") from error
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    """Changes a stage's settings at a path, which begins with the stage."""
+    stage, *parents, last = path.split(".")
+    for number, key in enumerate(parents, start=1):
         values = values.setdefault(key, {})
-    values[keys[-1]] = value
+        if not isinstance(values, dict):
+            parent = ".".join([stage, *parents[:number]])
+            raise InputError(f"config: {parent}: expected settings, of which {path} is one, got {values!r}")
+    values[last] = value

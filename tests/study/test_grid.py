@@ -214,6 +214,13 @@ def test_a_wrong_value_is_named_with_its_stage():
         make_grid(sensitivity={"rat.alignment.wait": [1]}).sensitivity()
 
 
+@pytest.mark.parametrize("parent", [None, 3])
+def test_a_setting_within_what_holds_none_is_named(parent):
+    grid = make_grid(rat={"training": parent}, per_backbone={"sasrec": {"rat.training.max_epochs": 3}})
+    with pytest.raises(InputError, match=rf"config: rat\.training: .* rat\.training\.max_epochs is one, got {parent}"):
+        grid.rat_config(grid.trial("none", "sasrec", 0))
+
+
 def test_configs_are_plain_job_configs():
     config = make_grid().rat_config(make_grid().trial("llmemb", "sasrec", 0))
     assert isinstance(config, Config)
