@@ -41,7 +41,8 @@ def answer(
 ) -> Ranking:
     """A model's ranking, by this process or by several Ray workers.
 
-    Users are scored in the same chunks whoever does it, so the ranking is the same to the bit.
+    Users are scored in the same chunks whoever does it, so the ranking is the same to the bit. Workers that find no
+    room are not waited for, as long as one does; they join in when they come.
 
     Args:
         load: Makes the scorer; called on each worker.
@@ -49,18 +50,27 @@ def answer(
     """
     if num_workers == 1:
         return _rank(load(), question, chunks_of(question.targets, num_items=question.num_items), on_progress)
-    from ray.util import ActorPool
+    import ray
 
     done = 0
     cluster.connect()
     ranking = empty_ranking(len(question.targets.items), question.depth, sampled=question.candidates is not None)
     blocks = _blocks(question, num_workers * BLOCKS_PER_WORKER)
-    tasks = [(number, question.take(np.concatenate(block)), list(map(len, block))) for number, block in blocks.items()]
+    waiting = list(blocks.items())
     with _actors(load, min(num_workers, len(blocks))) as actors:
-        for number, part in ActorPool(actors).map_unordered(lambda actor, task: actor.rank.remote(*task), tasks):
-            ranking.put(np.concatenate(blocks[number]), part)
-            done += len(part)
-            on_progress(done)
+        # What each is asked, first whether it is there: one without room never answers.
+        asked = {actor.ready.remote(): actor for actor in actors}
+        while done < len(ranking):
+            [answered], _ = ray.wait(list(asked))
+            actor = asked.pop(answered)
+            if (result := ray.get(answered)) is not None:
+                number, part = result
+                ranking.put(np.concatenate(blocks[number]), part)
+                done += len(part)
+                on_progress(done)
+            if waiting:
+                number, block = waiting.pop(0)
+                asked[actor.rank.remote(number, question.take(np.concatenate(block)), list(map(len, block)))] = actor
     return ranking
 
 
@@ -70,6 +80,9 @@ class Ranker:
     def __init__(self, load: Callable[[], Scorer], threads: int) -> None:
         torch.set_num_threads(threads)
         self._scorer = load()
+
+    def ready(self) -> None:
+        """Answers when the model is loaded."""
 
     def rank(self, number: int, question: Question, lengths: list[int]) -> tuple[int, Ranking]:
         """The ranking of block ``number``, whose queries are scored in chunks of these lengths."""
@@ -82,12 +95,10 @@ def _actors(load: Callable[[], Scorer], number: int) -> Iterator[list[Any]]:
     import ray
 
     threads = cluster.cpu_threads(number)
-    on_gpu = cluster.has_gpus()
+    request = cluster.worker_request(threads)
+    cluster.say_if_waiting("rank", 1, cpus=request["cpus"], gpus=request["gpus"])
     actor: Any = ray.remote(
-        num_gpus=1 if on_gpu else 0,
-        num_cpus=1 if on_gpu else threads,
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
+        num_gpus=request["gpus"], num_cpus=request["cpus"], max_restarts=RETRIES, max_task_retries=RETRIES
     )(Ranker)
     actors = [actor.remote(load, threads) for _ in range(number)]
     try:

@@ -47,6 +47,39 @@ def test_blocks_over_workers_make_the_same_ranking(
     assert seen[-1] == 101
 
 
+@pytest.mark.timeout(60)
+def test_workers_without_room_are_not_waited_for(
+    ray_local: None, question: Question, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ranking, "CHUNK_USERS", 8)
+    vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 6)).astype(np.float32)
+    load = functools.partial(TextSimilarity, vectors, last_items=2)
+    shared = answer(load, question, num_workers=5, on_progress=lambda done: None)  # on two CPUs
+    alone = answer(load, question, num_workers=1, on_progress=lambda done: None)
+    assert np.array_equal(shared.ranks["full"], alone.ranks["full"])
+    assert "waits" not in capsys.readouterr().out
+
+
+def test_without_room_for_any_worker_it_says_what_it_waits_for(
+    ray_local: None, question: Question, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setenv("LLMEMB_DEVICE", "gpu")
+    monkeypatch.setattr(ray, "wait", stop)
+    with pytest.raises(TimeoutError):
+        answer(
+            functools.partial(TextSimilarity, np.ones((NUM_ITEMS, 2), np.float32), last_items=1),
+            question,
+            num_workers=2,
+            on_progress=lambda done: None,
+        )
+    assert "rank: waits for nodes: there is room for 0 of 1 workers" in capsys.readouterr().out
+
+
 def test_bad_scores_on_a_worker_are_the_users_one_line(ray_local: None, question: Question) -> None:
     load = functools.partial(TextSimilarity, np.full((NUM_ITEMS, 2), np.nan, dtype=np.float32), last_items=1)
     with pytest.raises(Exception) as failure:  # noqa: PT011 (Ray wraps it)
