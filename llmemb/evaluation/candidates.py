@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from llmemb import storage
 from llmemb.data.sequences import Targets
 from llmemb.errors import InputError
+from llmemb.evaluation.stored import user_blocks
 from llmemb.metrics.ranking import seen_items
 
 Distribution = Literal["uniform", "popularity"]
@@ -45,10 +46,17 @@ def write_candidates(
     output: str, candidates: NDArray[np.int32], *, user_ids: list[str], item_ids: list[str]
 ) -> dict[str, Any]:
     """Stores the set as ``user_id``, ``item_ids``; returns its file entry."""
-    items = pa.array(item_ids, pa.string()).take(pa.array(candidates.ravel() - 1))
+    ids = pa.array(item_ids, pa.string())
+    tables = (
+        pa.table({"user_id": pa.array(user_ids[block], pa.string()), "item_ids": _lists(candidates[block], ids)})
+        for block in user_blocks(*candidates.shape)
+    )
+    return storage.write_tables(storage.join(output, CANDIDATES_FILE), tables)
+
+
+def _lists(candidates: NDArray[np.int32], ids: pa.Array) -> pa.ListArray:
     offsets = pa.array(np.arange(len(candidates) + 1, dtype=np.int32) * candidates.shape[1])
-    table = pa.table({"user_id": user_ids, "item_ids": pa.ListArray.from_arrays(offsets, items)})
-    return storage.write_table(storage.join(output, CANDIDATES_FILE), table)
+    return pa.ListArray.from_arrays(offsets, ids.take(pa.array(candidates.ravel() - 1)))
 
 
 def _draw(targets: Targets, ends: NDArray[np.float64], num: int, random: np.random.Generator) -> NDArray[np.int32]:

@@ -21,7 +21,16 @@ from llmemb.storage.objects import (
     write_bytes,
     write_json,
 )
-from llmemb.storage.parquet import entry, parse_table, read_batches, read_schema, read_table, table_bytes, write_table
+from llmemb.storage.parquet import (
+    entry,
+    parse_table,
+    read_batches,
+    read_schema,
+    read_table,
+    table_bytes,
+    write_table,
+    write_tables,
+)
 from llmemb.storage.paths import absolute, check_no_password, join, name
 from llmemb.storage.pointer import point, pointed_at
 
@@ -63,4 +72,5 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_table",
+    "write_tables",
 ]

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -68,6 +69,21 @@ def write_table(uri: str, table: pa.Table, **options: Any) -> dict[str, Any]:
     content = table_bytes(table, **options)
     write_bytes(uri, content)
     return entry(uri, table.num_rows, content)
+
+
+def write_tables(uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Writes one Parquet file of one or more tables of one schema, and returns its manifest entry.
+
+    Each is a row group or several. A column of strings may be larger altogether than the 2 GiB of one piece in Arrow.
+    """
+    buffer, rows, first = io.BytesIO(), 0, next(tables := iter(tables))
+    with pq.ParquetWriter(buffer, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+            rows += table.num_rows
+    content = buffer.getvalue()
+    write_bytes(uri, content)
+    return entry(uri, rows, content)
 
 
 def table_bytes(table: pa.Table, **options: Any) -> bytes:

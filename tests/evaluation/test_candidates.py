@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.errors import InputError
-from llmemb.evaluation import candidates
+from llmemb.evaluation import candidates, stored
 from llmemb.evaluation.candidates import draw_candidates, write_candidates
 
 POPULARITY = np.array([0, *range(30)])  # item 1 was never bought
@@ -54,7 +55,13 @@ def test_too_few_items_are_refused_before_drawing_for_ever() -> None:
         draw_candidates(unseen, POPULARITY[:7], num_negatives=4, distribution="popularity", seed=0)
 
 
-def test_candidates_are_stored_by_id(tmp_path: Path) -> None:
-    write_candidates(str(tmp_path), np.array([[2, 1], [3, 2]], np.int32), user_ids=["u", "v"], item_ids=["a", "b", "c"])
-    stored = pl.read_parquet(tmp_path / "candidates.parquet")
-    assert stored.to_dict(as_series=False) == {"user_id": ["u", "v"], "item_ids": [["b", "a"], ["c", "b"]]}
+@pytest.mark.parametrize("at_once", [stored.IDS_AT_ONCE, 3])
+def test_candidates_are_stored_by_id(tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "IDS_AT_ONCE", at_once)
+    entry = write_candidates(
+        str(tmp_path), np.array([[2, 1], [3, 2]], np.int32), user_ids=["u", "v"], item_ids=["a", "b", "c"]
+    )
+    assert entry["rows"] == 2
+    assert pq.ParquetFile(tmp_path / "candidates.parquet").num_row_groups == (2 if at_once == 3 else 1)
+    read = pl.read_parquet(tmp_path / "candidates.parquet")
+    assert read.to_dict(as_series=False) == {"user_id": ["u", "v"], "item_ids": [["b", "a"], ["c", "b"]]}
