@@ -1,7 +1,6 @@
 """Who takes part in a comparison: baselines, recommenders (one row for several seeds) and imported rankings."""
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -107,7 +106,7 @@ def load_text_similarity(snapshot_uri: str, dataset_uri: str, *, last_items: int
 def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datasets: bool = False) -> list[Entrant]:
     """The recommenders at some URIs, those that differ only in their seeds as one; in the order of the first of each.
 
-    Different ones of one label get their folders' names added.
+    Different ones of one label get their folders' names added, with as much of the path as tells them apart.
 
     Args:
         across_datasets: Takes models of other datasets too, and none for another's seed.
@@ -125,9 +124,11 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datase
         if across_datasets or any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
             key = uri
         groups.setdefault(key, []).append(run)
-    labels = Counter(runs[0].info["label"] for runs in groups.values())
+    namesakes: dict[str, list[str]] = {}
+    for runs in groups.values():
+        namesakes.setdefault(runs[0].info["label"], []).append(str(runs[0].uri))
     return [
-        Entrant(_label(runs[0], unique=labels[runs[0].info["label"]] == 1), "recommender", tuple(runs))
+        Entrant(_label(runs[0], namesakes[runs[0].info["label"]]), "recommender", tuple(runs))
         for runs in groups.values()
     ]
 
@@ -170,5 +171,12 @@ def _settings(info: dict[str, Any]) -> dict[str, Any]:
 _PER_SEED = {"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"}
 
 
-def _label(run: Run, *, unique: bool) -> str:
-    return run.info["label"] if unique else f"{run.info['label']} ({storage.name(str(run.uri))})"
+def _label(run: Run, namesakes: Sequence[str]) -> str:
+    """The run's label, with the end of its URI where others of ``namesakes`` have the same label."""
+    label, uri = run.info["label"], str(run.uri)
+    if len(namesakes) == 1:
+        return label
+    parts = uri.split("/")
+    ends = ("/".join(parts[-number:]) for number in range(1, len(parts)))
+    alone = (end for end in ends if sum(f"/{other}".endswith(f"/{end}") for other in namesakes) == 1)
+    return f"{label} ({next(alone, uri)})"

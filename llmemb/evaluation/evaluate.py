@@ -105,7 +105,8 @@ def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot |
     entrants += [_imported_entrant(ranking) for ranking in config.rankings]
     repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]
     if repeated:
-        raise InputError(f"rankings: another model is called {repeated[0]!r} already; expected a label of its own")
+        key = "rankings" if any(ranking.label == repeated[0] for ranking in config.rankings) else "models"
+        raise InputError(f"{key}: another model is called {repeated[0]!r} already; expected a label of its own")
     return entrants
 
 

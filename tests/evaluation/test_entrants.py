@@ -39,6 +39,12 @@ def test_one_seed_twice_is_two_entrants(tmp_path: Path) -> None:
     assert groups(tmp_path, a={"seed": 0}, b={"seed": 0}) == {"ours (a)": [0], "ours (b)": [0]}
 
 
+def test_folders_of_one_name_are_told_apart_by_those_that_they_are_in(tmp_path: Path) -> None:
+    found = groups(tmp_path, **{name: {"seed": 0} for name in ("v1/llmemb", "v2/llmemb", "v2/said", "more/v2/llmemb")})
+    ends = ["v1/llmemb", f"{tmp_path.name}/v2/llmemb", "said", "more/v2/llmemb"]
+    assert list(found) == [f"ours ({end})" for end in ends]
+
+
 def test_labels_keep_models_apart(tmp_path: Path) -> None:
     found = groups(tmp_path, a={"seed": 0, "label": "one"}, b={"seed": 1, "label": "two"})
     assert found == {"one": [0], "two": [1]}

@@ -190,8 +190,11 @@ def test_imported_rankings_are_measured_by_the_same_functions(
     assert "sampled" not in same["metrics"]
     assert same["lists"]["full"] == ours["lists"]["full"]
     assert len(again["examples"]) == 2
-    with pytest.raises(InputError, match="another model is called 'popularity' already"):
+    with pytest.raises(InputError, match="rankings: another model is called 'popularity' already"):
         run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs | {"label": "popularity"}]))
+    write_info(recommenders[0], label="popularity")
+    with pytest.raises(InputError, match="models: another model is called 'popularity' already"):
+        run_evaluate(config_of(dataset, recommenders[:1], tmp_path))
 
 
 def test_what_is_wrong_is_found_before_the_output_is_claimed(
