@@ -12,6 +12,7 @@ from llmemb.data.sequences import Targets
 from llmemb.metrics.ranking import Ranking
 
 RANK, TOP_ITEMS = "rank_", "top_items_"
+ROWS_AT_ONCE = 2**16
 IDS_AT_ONCE = 2**20
 """As strings: Arrow has offsets for 2 GiB of them in one piece."""
 
@@ -27,13 +28,19 @@ def write_ranking(uri: str, ranking: Ranking, targets: Targets, *, user_ids: lis
 def read_ranking(uri: str, *, item_ids: list[str]) -> Ranking:
     """What :func:`write_ranking` wrote; InputError where it is no Parquet."""
     schema, ids = storage.read_schema(uri), pa.array(item_ids, pa.string())
-    ranks = {name.removeprefix(RANK): _read_ranks(uri, name) for name in schema.names if name.startswith(RANK)}
     top_items = {
         name.removeprefix(TOP_ITEMS): _read_lists(uri, name, schema.field(name).type.list_size, ids)
         for name in schema.names
         if name.startswith(TOP_ITEMS)
     }
-    return Ranking(ranks, top_items)
+    return Ranking(read_ranks(uri).ranks, top_items)
+
+
+def read_ranks(uri: str) -> Ranking:
+    """The same without the lists, of which nothing is read."""
+    names = [name for name in storage.read_schema(uri).names if name.startswith(RANK)]
+    table = pa.Table.from_batches(storage.read_batches(uri, names, ROWS_AT_ONCE))
+    return Ranking({name.removeprefix(RANK): table[name].to_numpy().astype(np.int32) for name in names}, {})
 
 
 def user_blocks(num_users: int, ids_of_each: int) -> Iterator[slice]:
@@ -54,11 +61,6 @@ def _table(ranking: Ranking, targets: Targets, block: slice, user_ids: list[str]
     columns |= {RANK + protocol: pa.array(ranks[block]) for protocol, ranks in ranking.ranks.items()}
     columns |= {TOP_ITEMS + protocol: _lists(items[block], ids) for protocol, items in ranking.top_items.items()}
     return pa.table(columns)
-
-
-def _read_ranks(uri: str, name: str) -> NDArray[np.int32]:
-    batches = storage.read_batches(uri, [name], IDS_AT_ONCE)
-    return np.concatenate([batch.column(0).to_numpy() for batch in batches]).astype(np.int32)
 
 
 def _read_lists(uri: str, name: str, depth: int, ids: pa.Array) -> NDArray[np.int32]:

@@ -64,7 +64,7 @@ class Measure:
         if config.sampled is not None:
             drawing = config.sampled.model_dump()
             candidates = draw_candidates(targets, dataset.popularity, seed=config.seed, **drawing)
-        self._question = Question(targets, dataset.num_items, min(max(KS), dataset.num_items), candidates)
+        self._question = Question(targets, dataset.num_items, depth=0, candidates=candidates)  # no figure is of lists
         self.slices: list[Slice] = slices_of(dataset.popularity, targets)
         self._rankings: dict[str, Ranking] = {}
 
@@ -124,11 +124,10 @@ class Measure:
         weights = read_info(recommender).get("weights")  # it may have been trained again at the same place
         made_from = [storage.name(recommender), weights, self._dataset.fingerprint, self._config.seed, sampled]
         uri = storage.join(self._config.output, "rankings", f"{storage.fingerprint(made_from)}.parquet")
-        item_ids = self._dataset.item_ids
         if storage.exists(uri):
-            return stored.read_ranking(uri, item_ids=item_ids)
+            return stored.read_ranks(uri)
         ranking = self._answer(partial(load_recommender, recommender))
-        user_ids = self._dataset.user_ids
+        user_ids, item_ids = self._dataset.user_ids, self._dataset.item_ids
         stored.write_ranking(uri, ranking, self._question.targets, user_ids=user_ids, item_ids=item_ids)
         return ranking
 

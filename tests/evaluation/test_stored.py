@@ -10,7 +10,7 @@ import pytest
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.errors import InputError
 from llmemb.evaluation import stored
-from llmemb.evaluation.stored import read_ranking, write_ranking
+from llmemb.evaluation.stored import read_ranking, read_ranks, write_ranking
 from llmemb.metrics.ranking import Ranking
 
 IDS = ["a", "b", "c", "d"]
@@ -46,6 +46,17 @@ def test_what_is_read_is_what_was_written(
     assert table["user_id"].to_list() == ["w", "u", "v", "x", "y"]
     assert table["target"].to_list() == ["a", "b", "c", "d", "a"]
     assert table["top_items_full"].to_list()[3] == ["b", "a", None]
+
+
+def test_ranks_alone_are_read_without_the_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = write(tmp_path)
+    monkeypatch.setattr(stored, "_indices", lambda *_: pytest.fail("no list is wanted"))
+    read = read_ranks(uri)
+    assert {protocol: ranks.tolist() for protocol, ranks in read.ranks.items()} == {
+        "full": [1, 2, 3, 4, 1],
+        "sampled": [1, 1, 2, 2, 1],
+    }
+    assert not read.top_items
 
 
 def test_what_is_no_ranking_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from llmemb import storage
@@ -78,6 +79,13 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
     assert page.count("data:image/svg+xml") == 4 * 2  # long tail and sensitivity, light and dark, wide and narrow
     assert "\\toprule" in Path(study.output, "tables.tex").read_text()
     assert "methods,SASRec,LLMEmb,2,sampled,tail,ndcg@10," in Path(study.output, "figures.csv").read_text()
+
+
+def test_of_every_user_a_study_keeps_ranks_and_no_lists(study):
+    files = list(Path(study.output, "rankings").iterdir())
+    assert len(files) == 2 * 3 + 2  # as many as there are good trials
+    for file in files:
+        assert pq.read_schema(file).names == ["user_id", "target", "rank_full", "rank_filtered", "rank_sampled"]
 
 
 def test_a_trial_that_fails_is_a_row_with_its_reason_and_stops_no_other(study):
