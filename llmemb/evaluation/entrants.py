@@ -17,7 +17,7 @@ from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
 from llmemb.rat.config import FusionConfig
-from llmemb.rat.recommender import Recommender, read_info
+from llmemb.rat.recommender import Recommender, read_info, recipe
 from llmemb.rat.scaling import content_of
 from llmemb.srs.repeats import repeat_share
 
@@ -119,7 +119,7 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datase
     groups: dict[str, list[Run]] = {}
     for uri in uris:
         run = _recommender_run(uri, dataset, across_datasets=across_datasets)
-        key = storage.fingerprint([run.info["label"], run.info.get("embeddings"), _settings(run.info)])
+        key = recipe(run.info)
         # A seed that is there already is another model under the same settings, not another sample of it.
         if across_datasets or any(run.seed is None or other.seed == run.seed for other in groups.get(key, ())):
             key = uri
@@ -161,14 +161,6 @@ def _recommender_run(uri: str, dataset: Dataset, *, across_datasets: bool) -> Ru
         load = functools.partial(load_translated, uri, dataset.uri)
         return Run(storage.fingerprint([uri, info, dataset.fingerprint]), load, uri, seed, info)
     return Run(storage.fingerprint([uri, info]), functools.partial(load_recommender, uri), uri, seed, info)
-
-
-def _settings(info: dict[str, Any]) -> dict[str, Any]:
-    """What one model's seeds have in common; where what they were made from lies may be seeded too."""
-    return {key: value for key, value in info.get("training", {}).items() if key not in _PER_SEED}
-
-
-_PER_SEED = {"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"}
 
 
 def _label(run: Run, namesakes: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from llmemb.vectors import MANIFEST_FILE
 RECOMMENDER_FILE, WEIGHTS_FILE, METRICS_FILE = "recommender.json", "model.safetensors", "metrics.json"
 ITEM_EMBEDDINGS_FOLDER, ITEM_CONTENT_FOLDER = "item_embeddings", "item_content"
 FORMAT = 2
+PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
 ENCODER_PREFIX = "encoder."
 
@@ -234,6 +235,15 @@ def read_info(uri: str) -> dict[str, Any]:
     if info["format"] != FORMAT:
         raise InputError(f"recommender: {uri} has format {info['format']}; expected {FORMAT}: train it again")
     return info
+
+
+def recipe(info: Mapping[str, Any]) -> str:
+    """The fingerprint of what the seeds of one recommender have in common, from its ``recommender.json``.
+
+    Where what they were made from lies may be seeded too; an ID-only recommender counts by its own recipe.
+    """
+    settings = {key: value for key, value in info.get("training", {}).items() if key not in PER_SEED}
+    return storage.fingerprint([info["label"], info.get("embeddings"), info.get("collaborative_recipe"), settings])
 
 
 def read_weights(uri: str) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from llmemb.rat.recommender import (
     FORMAT,
     RECOMMENDER_FILE,
     read_info,
+    recipe,
     write_recommender,
 )
 from llmemb.rat.training import OnEpoch, Schedule, TrainableRecommender, Worker, train
@@ -249,6 +250,7 @@ def _write(
     *,
     collaborative: str | None,
 ) -> None:
+    ids_only = None if collaborative is None else read_info(collaborative)
     info = {
         "format": FORMAT,
         "label": _label(config),
@@ -259,7 +261,8 @@ def _write(
         "tail_users": None if model.encoder.tail_users is None else model.encoder.tail_users.longest,
         "dataset": dataset.fingerprint,
         "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,
-        "collaborative": None if collaborative is None else storage.fingerprint(read_info(collaborative)),
+        "collaborative": None if ids_only is None else storage.fingerprint(ids_only),
+        "collaborative_recipe": None if ids_only is None else recipe(ids_only),
         "training": config.identity(),
         "llmemb": __version__,
     }

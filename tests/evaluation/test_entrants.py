@@ -9,7 +9,7 @@ import pytest
 from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.evaluation.entrants import recommender_entrants
-from llmemb.rat.recommender import FORMAT
+from llmemb.rat.recommender import FORMAT, recipe
 
 DATASET: Any = SimpleNamespace(fingerprint="d0", uri="dataset")
 
@@ -72,6 +72,20 @@ def test_what_was_trained_on_another_snapshot_is_no_other_seed_of_it(tmp_path: P
         storage.write_json(f"{tmp_path}/{name}/recommender.json", info)
     entrants = recommender_entrants([f"{tmp_path}/x", f"{tmp_path}/y"], DATASET)
     assert [entrant.label for entrant in entrants] == ["ours (x)", "ours (y)"]
+
+
+def test_what_started_from_other_ids_is_no_other_seed_of_it(tmp_path: Path) -> None:
+    ids = {
+        name: {"label": "IDs", "training": {"seed": seed, "model": {"hidden_dim": dim}, "output": name}}
+        for name, seed, dim in (("x", 0, 4), ("y", 1, 4), ("z", 2, 8))
+    }
+    for seed, (name, info) in enumerate(ids.items()):
+        training = {"seed": seed, "collaborative": name}
+        ours = {"format": FORMAT, "label": "ours", "dataset": "d0", "training": training}
+        storage.write_json(f"{tmp_path}/{name}/recommender.json", ours | {"collaborative_recipe": recipe(info)})
+    entrants = recommender_entrants([f"{tmp_path}/{name}" for name in ids], DATASET)
+    found = {entrant.label: [run.seed for run in entrant.runs] for entrant in entrants}
+    assert found == {"ours (x)": [0, 1], "ours (z)": [2]}
 
 
 def test_a_recommender_of_an_older_format_is_refused_before_anything_is_ranked(tmp_path: Path) -> None:

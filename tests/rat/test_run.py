@@ -29,7 +29,7 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
-from llmemb.rat.recommender import Recommender, write_vectors
+from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.rat.training import TrainableRecommender, Worker
 from llmemb.srs.encoder import score
@@ -107,6 +107,8 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
     assert ours.info["embeddings"] == "first"
     assert ours.info["weights"] == storage.checksum(storage.read_bytes(f"{trained.output}/model.safetensors"))
     assert ids_only.info["embeddings"] is None
+    assert ours.info["collaborative_recipe"] == recipe(ids_only.info)
+    assert ids_only.info["collaborative_recipe"] is None
 
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
