@@ -6,7 +6,7 @@ counts. The result is that of resampling user by user, at a cost that grows with
 with one training seed, thousands with three.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ def bootstrap_interval(
         names: Metrics such as ``ndcg@10``.
     """
     values, counts = _distinct(ranks, names)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = _percentiles(drawn @ values / counts.sum())
+    low, high = _percentiles(_resampled_means(values, counts, resamples=resamples, seed=seed))
     return {name: (float(low[column]), float(high[column])) for column, name in enumerate(names)}
 
 
@@ -41,8 +40,7 @@ def difference_interval(differences: NDArray[np.float64], *, resamples: int, see
         differences: float ``[queries]``, of the same query under both models.
     """
     values, counts = np.unique(differences.round(DECIMALS), return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = _percentiles(drawn @ values / counts.sum())
+    low, high = _percentiles(_resampled_means(values, counts, resamples=resamples, seed=seed))
     return float(low), float(high)
 
 
@@ -64,9 +62,8 @@ def randomisation_test(differences: NDArray[np.float64], *, randomisations: int,
     sizes, counts = np.unique(np.abs(rounded[rounded != 0]), return_counts=True)
     least = abs(rounded.sum()) - 10.0**-DECIMALS * max(1, len(differences))
     random, reached = np.random.default_rng(seed), 0
-    at_once = max(1, MAX_DRAWS // max(1, len(counts)))
-    for start in range(0, randomisations, at_once):
-        positive = random.binomial(counts, 0.5, size=(min(at_once, randomisations - start), len(counts)))
+    for number in _portions(randomisations, len(counts)):
+        positive = random.binomial(counts, 0.5, size=(number, len(counts)))
         reached += int((np.abs((2 * positive - counts) @ sizes) >= least).sum())
     return (1 + reached) / (randomisations + 1)
 
@@ -91,6 +88,24 @@ def _distinct(ranks: NDArray[np.integer], names: Sequence[str]) -> tuple[NDArray
     worth = gains(names)
     patterns, counts = np.unique(np.minimum(ranks, len(worth)), axis=0, return_counts=True)
     return worth[patterns - 1].mean(axis=1), counts
+
+
+def _resampled_means(
+    values: NDArray[np.float64], counts: NDArray[np.int64], *, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """The mean of every resample of as many queries, ``[resamples, …]`` for values ``[values, …]``."""
+    random, num_queries = np.random.default_rng(seed), counts.sum()
+    drawn = (
+        random.multinomial(num_queries, counts / num_queries, size=number) @ values
+        for number in _portions(resamples, len(counts))
+    )
+    return np.concatenate(list(drawn)) / num_queries
+
+
+def _portions(total: int, num_values: int) -> Iterator[int]:
+    """How many of ``total`` are drawn at a time."""
+    at_once = max(1, MAX_DRAWS // max(1, num_values))
+    return (min(at_once, total - start) for start in range(0, total, at_once))
 
 
 def _percentiles(means: NDArray[np.float64]) -> NDArray[np.float64]:

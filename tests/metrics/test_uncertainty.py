@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from llmemb.metrics import uncertainty
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.uncertainty import (
     bootstrap_interval,
@@ -24,6 +25,25 @@ def test_interval_is_that_of_resampling_users_one_by_one() -> None:
     assert ours["ndcg@10"] == pytest.approx(tuple(theirs.confidence_interval), abs=0.15 * values.std() / np.sqrt(800))
     assert ours["ndcg@10"][0] < values.mean() < ours["ndcg@10"][1]
     assert ours == bootstrap_interval(RANKS[:, None], ["hit_rate@10", "ndcg@10"], resamples=4000, seed=0)
+
+
+def test_no_more_is_drawn_at_a_time_than_fits_and_the_figures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = np.stack([RANKS, RANKS[::-1]], axis=1)
+    differences = query_values(ranks, "ndcg@10") - query_values(ranks[::-1], "mrr@10")
+
+    def figures() -> list[tuple[float, float]]:
+        ours = bootstrap_interval(ranks, ["hit_rate@10", "ndcg@10"], resamples=200, seed=0)
+        return [*ours.values(), difference_interval(differences, resamples=200, seed=0)]
+
+    whole, sizes = figures(), []
+    portions = uncertainty._portions
+    monkeypatch.setattr(uncertainty, "MAX_DRAWS", 1000)
+    monkeypatch.setattr(
+        uncertainty, "_portions", lambda total, num: (sizes.append(n * num) or n for n in portions(total, num))
+    )
+    assert figures() == [pytest.approx(interval, rel=1e-12) for interval in whole]
+    assert len(sizes) > 10
+    assert max(sizes) <= 1000
 
 
 def test_a_querys_value_is_the_mean_of_its_runs() -> None:
