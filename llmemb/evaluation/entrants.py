@@ -59,7 +59,7 @@ def popularity_entrant(dataset: Dataset) -> Entrant:
 
 
 def text_similarity_entrant(snapshot: Snapshot, dataset: Dataset, *, last_items: int) -> Entrant:
-    missing = int((~snapshot.vectors(dataset.item_ids)[1]).sum())
+    missing = int((~snapshot.has(dataset.item_ids)).sum())
     newest = "the newest item" if last_items == 1 else f"the mean of the {last_items} newest items"
     run = Run(
         fingerprint=storage.fingerprint(["text similarity", snapshot.fingerprint, last_items, dataset.fingerprint]),
@@ -145,7 +145,7 @@ def item_embeddings(entrant: Entrant) -> NDArray[np.float32] | None:
     """Those of an entrant's first run, ``[num_items, dim]``; None where it has none."""
     load = entrant.runs[0].load
     embeddings = None if load is None else load().item_embeddings
-    return None if embeddings is None else torch.as_tensor(embeddings).cpu().numpy().astype(np.float32)
+    return None if embeddings is None else torch.as_tensor(embeddings).cpu().numpy().astype(np.float32, copy=False)
 
 
 def _recommender_run(uri: str, dataset: Dataset, *, across_datasets: bool) -> Run:

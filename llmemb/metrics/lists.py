@@ -67,18 +67,30 @@ def _similarity(top_items: NDArray[np.int32], vectors: NDArray[np.float32], *, k
 
     Items whose vector is zero, such as those that a snapshot lacks, are left out; so are lists with fewer than two.
     """
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.concatenate([np.zeros_like(vectors[:1]), vectors / np.where(length > 0, length, 1)])
-    has_vector = np.concatenate([[False], length[:, 0] > 0])
+    lengths = _lengths(vectors)
     totals, lists = dict.fromkeys(ks, 0.0), dict.fromkeys(ks, 0)
     users = max(1, CHUNK_VALUES // (top_items.shape[1] * vectors.shape[1]))
     for start in range(0, len(top_items), users):
-        shown = top_items[start : start + users]
+        shown = top_items[start : start + users, : max(ks)]
+        unit = vectors[shown - 1]  # an empty place, 0, has no length and whichever vector
+        unit /= lengths[shown][..., None]
+        has_vector = np.isfinite(lengths[shown])
         for k in ks:
-            number = has_vector[shown[:, :k]].sum(1)
-            squared = np.square(unit[shown[:, :k]].sum(1)).sum(1)
+            number = has_vector[:, :k].sum(1)
+            squared = np.square(unit[:, :k].sum(1)).sum(1)
             several = number > 1
             pairs = (number * (number - 1))[several]
             totals[k] += float(((squared - number)[several] / pairs).sum())
             lists[k] += int(several.sum())
     return {f"similarity@{k}": totals[k] / lists[k] for k in ks if lists[k]}
+
+
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 ``[num_items + 1]``, by item index; infinite for padding and where a vector is zero."""
+    lengths = np.zeros(len(vectors) + 1, dtype=np.float32)
+    rows = max(1, CHUNK_VALUES // vectors.shape[1])
+    for start in range(0, len(vectors), rows):
+        part = vectors[start : start + rows]
+        lengths[1 + start : 1 + start + len(part)] = np.linalg.norm(part, axis=1)
+    lengths[lengths == 0] = np.inf
+    return lengths

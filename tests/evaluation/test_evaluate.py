@@ -12,7 +12,7 @@ import pytest
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
-from llmemb.embed.snapshot import FORMAT, publish
+from llmemb.embed.snapshot import FORMAT, Snapshot, publish
 from llmemb.errors import InputError
 from llmemb.evaluation import entrants
 from llmemb.evaluation.config import EvaluateConfig
@@ -218,25 +218,29 @@ def test_what_is_wrong_is_found_before_the_output_is_claimed(
 
 
 def test_text_similarity_is_a_baseline_where_embeddings_are_given(
-    dataset: Dataset, recommenders: list[str], tmp_path: Path
+    dataset: Dataset, recommenders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     angles = np.linspace(0, 3, NUM_ITEMS)
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     root = str(tmp_path / "embeddings")
-    table = to_table(dataset.item_ids, vectors, "float32")
+    table = to_table(dataset.item_ids[:-1], vectors[:-1], "float32")  # all but the last item
     files = [write(f"{root}/s0/part-00000.parquet", table)]
     manifest = {"format": FORMAT, "snapshot_id": "s0", "dimension": 2, "files": files}
     publish(root, manifest)
-    run_evaluate(config_of(dataset, recommenders, tmp_path, embeddings=root))
+    config = config_of(dataset, recommenders, tmp_path, embeddings=root)
+    run_evaluate(config)
     results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
     text = results["models"][1]
     assert text["label"] == "text similarity"
+    assert text["runs"][0]["info"]["items_without_embedding"] == 1
     # Neighbours on the circle: after 3 first 3, then 2 and 4; after 2: 2 1 3 0 4 5 …; after 7 the 20th is last.
     assert text["metrics"]["full"]["overall"]["hit_rate@5"] == 3 / 4
     assert text["metrics"]["full"]["overall"]["hit_rate@10"] == 3 / 4
     assert 0 < text["lists"]["full"]["similarity@5"] <= 1
     assert list(results["embedding_map"]["popularity"]["same_group_share"]) == ["LLM embeddings", "nearest (first)"]
     assert results["provenance"]["embeddings"] == "s0"
+    monkeypatch.setattr(Snapshot, "vectors", lambda *_: pytest.fail("to print it again no vector is needed"))
+    run_evaluate(config)
 
 
 def test_a_finished_evaluation_only_prints_again(

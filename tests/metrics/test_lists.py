@@ -1,5 +1,7 @@
 """What lists are like, by hand and against other formulas."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
@@ -58,3 +60,16 @@ def test_empty_places_and_items_without_a_vector_count_for_nothing() -> None:
     values = list_qualities(lists, POPULARITY, ks=[3], vectors=vectors)
     assert values["similarity@3"] == pytest.approx((np.sqrt(0.5) + 1) / 2)  # the second list has no pair
     assert values["mean_popularity@3"] == pytest.approx((8 + 2 + 4 + 2 + 0 + 8) / 6)
+
+
+def test_similarity_makes_no_second_table_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmemb.metrics.lists.CHUNK_VALUES", 2**14)
+    vectors = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    before, lists = vectors.copy(), np.arange(1, 2001, dtype=np.int32).reshape(200, 10)
+    popularity = np.ones(40_001, dtype=np.int64)
+    tracemalloc.start()
+    list_qualities(lists, popularity, ks=[5, 10], vectors=vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < vectors.nbytes / 2
+    assert np.array_equal(vectors, before)
