@@ -48,7 +48,8 @@ class Uncertainty(Config):
     resamples: int = Field(default=1000, ge=100)
     """Of the bootstrap over users."""
     randomisations: int = Field(default=10_000, ge=100)
-    """Of the paired tests; the smallest p-value is one over this, before correction."""
+    """Of the paired tests; the smallest p-value is one over this, before correction. With fewer than 20 for each pair
+    of models none can be told apart."""
 
 
 class EmbeddingMap(Config):

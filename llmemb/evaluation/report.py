@@ -15,8 +15,8 @@ from rich.table import Table
 from llmemb.evaluation import figures
 from llmemb.evaluation.config import HEADLINE_K, HEADLINE_METRICS
 from llmemb.evaluation.embedding_map import Maps
+from llmemb.metrics.uncertainty import SIGNIFICANCE
 
-SIGNIFICANCE = 0.05
 LOG_WIDTH = 140
 
 

@@ -1,6 +1,7 @@
 """From rankings to the figures of ``metrics.json``: the same for models, baselines and imported lists."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ from llmemb.metrics.measure import measure, metric_names
 from llmemb.metrics.ranking import FILTERED, FULL, SAMPLED, Ranking
 from llmemb.metrics.slices import Slice
 from llmemb.metrics.uncertainty import (
+    SIGNIFICANCE,
     bootstrap_interval,
     difference_interval,
     holm,
     query_values,
     randomisation_test,
+    randomisations_needed,
 )
 
 PROTOCOLS = (FULL, FILTERED, SAMPLED)
@@ -72,10 +75,12 @@ def comparisons(
     """Every two entrants on every headline metric and slice, users paired.
 
     ``p_holm`` is corrected for all pairs that share a protocol, slice and metric: one column of the comparison table.
+    Where no p-value of so many can be below 0.05, a line says so.
 
     Args:
         entrants: By label, the rankings of the runs.
     """
+    _say_if_too_few(entrants, uncertainty.randomisations)
     result = []
     for protocol, part, metric in itertools.product(TESTED_PROTOCOLS, slices, HEADLINE_METRICS):
         if part.family != "headline" or not part.queries.any():
@@ -93,6 +98,18 @@ def comparisons(
         adjusted = holm([test["p"] for test in tests])
         result += [test | {"p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
     return result
+
+
+def _say_if_too_few(entrants: Mapping[str, Sequence[Ranking]], randomisations: int) -> None:
+    known = [
+        sum(all(protocol in run.ranks for run in runs) for runs in entrants.values()) for protocol in TESTED_PROTOCOLS
+    ]
+    pairs = math.comb(max(known), 2)
+    if randomisations < (needed := randomisations_needed(pairs)):
+        print(
+            f"uncertainty.randomisations: with {randomisations:,} no p-value of {pairs:,} pairs can be below "
+            f"{SIGNIFICANCE} after Holm's correction; expected at least {needed:,}"
+        )
 
 
 def _test(differences: NDArray[np.float64], uncertainty: Uncertainty, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llmemb.metrics.measure import gains
 
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
 DECIMALS = 12
 MAX_DRAWS = 2**22
 """Held at a time: 32 MiB."""
@@ -75,6 +76,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
     return adjusted.tolist()
+
+
+def randomisations_needed(num_tests: int) -> int:
+    """With fewer no p-value of so many tests can be below 0.05 after Holm's correction, however clear a difference."""
+    return round(num_tests / SIGNIFICANCE)
 
 
 def query_values(ranks: NDArray[np.integer], name: str) -> NDArray[np.float64]:

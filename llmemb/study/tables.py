@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmemb.evaluation import report
+from llmemb.metrics.uncertainty import SIGNIFICANCE
 from llmemb.study.results import difference
 
 TABLE_SLICES = ("overall", "tail")
@@ -169,7 +170,7 @@ def _difference(group: Mapping[str, Any], whole: str, without: str, part: str) -
     if test is None:
         return ""
     low, high = test["interval"]
-    mark = "*" if test["p_holm"] < report.SIGNIFICANCE else ""
+    mark = "*" if test["p_holm"] < SIGNIFICANCE else ""
     return f"{test['difference']:+.4f}{mark} ({low:+.4f} to {high:+.4f})"
 
 

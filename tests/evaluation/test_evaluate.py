@@ -15,8 +15,10 @@ from llmemb.data.sequences import Sequences
 from llmemb.embed.snapshot import FORMAT, Snapshot, publish
 from llmemb.errors import InputError
 from llmemb.evaluation import entrants
-from llmemb.evaluation.config import EvaluateConfig
+from llmemb.evaluation.config import EvaluateConfig, Uncertainty
 from llmemb.evaluation.evaluate import run_evaluate
+from llmemb.evaluation.results import comparisons
+from llmemb.metrics.ranking import Ranking
 from llmemb.rat import recommender
 from llmemb.vectors import to_table, write
 
@@ -112,6 +114,18 @@ def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Pa
         ("nearest (first)", "nearest (second)"),
     }
     assert {test["p_holm"] for test in pairs if test["a"] != "popularity"} == {1}
+
+
+@pytest.mark.parametrize(("randomisations", "enough"), [(100, True), (119, False)])
+def test_too_few_randomisations_for_the_pairs_are_said(
+    randomisations: int, enough: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranking = Ranking({"full": np.array([1, 2], np.int32)}, {})
+    rows = {label: [ranking] for label in ("abc" if enough else "abcd")}
+    comparisons(rows, [], uncertainty=Uncertainty(randomisations=randomisations), seed=0)
+    said = capsys.readouterr().out
+    line = "with 119 no p-value of 6 pairs can be below 0.05 after Holm's correction; expected at least 120\n"
+    assert said == ("" if enough else f"uncertainty.randomisations: {line}")
 
 
 def test_candidates_and_rankings_are_left_for_anyone_to_read(

@@ -12,6 +12,7 @@ from llmemb.metrics.uncertainty import (
     holm,
     query_values,
     randomisation_test,
+    randomisations_needed,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -90,3 +91,10 @@ def test_holm_by_hand() -> None:
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
+
+
+def test_fewer_randomisations_than_needed_can_show_nothing() -> None:
+    assert randomisations_needed(6) == 120
+    for randomisations, shows in ((119, False), (120, True)):
+        p_value = randomisation_test(np.ones(50), randomisations=randomisations, seed=0)  # as clear as can be
+        assert (holm([p_value] * 6)[0] < uncertainty.SIGNIFICANCE) == shows
