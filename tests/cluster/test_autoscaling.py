@@ -37,8 +37,7 @@ def counted_nodes(cluster: LocalCluster) -> Iterator[Counter[int]]:
         watcher.join()
 
 
-def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_encoder, tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
+def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_encoder, tmp_path):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", GCS_PORT)) == 0:
             pytest.skip(f"port {GCS_PORT} is taken, and Ray's provider of local nodes knows no other")
@@ -47,7 +46,7 @@ def test_a_cluster_grows_from_one_node_to_three_for_an_embed_job_and_back(tiny_e
     overrides = [f"dataset={dataset}", f"encoder={tiny_encoder}", f"output={tmp_path / 'embeddings'}"]
     overrides += ["num_workers=2", "items_per_shard=150", "prompt.attributes=[title]"]
     overrides += ["engine.threads_per_worker=2", "engine.tokens_per_batch=64"]
-    cluster = LocalCluster.start_autoscaling(tmp_path / "cluster", max_workers=2, idle_seconds=8)
+    cluster = LocalCluster.start_autoscaling(tmp_path / "cluster", max_workers=2, idle_seconds=20)
     try:
         with counted_nodes(cluster) as seen:
             # Its nodes share a folder for what is uploaded, and each unpacks it under the feet of those before it.
