@@ -1,7 +1,6 @@
 # Needs Python >= 3.11 and make; all else goes into .venv, at its first use.
 
 BIN := .venv/bin
-JOBS := prepare scft embed rat evaluate
 export LLMEMB_RUNS ?= runs
 
 # CI runs 3.11, for which constraints.txt is made.
@@ -33,12 +32,16 @@ $(LLMEMB_RUNS)/demo/sample/interactions.parquet: | env
 beauty: env
 	@$(call pipeline,beauty)
 
+# The ID-only recommender is what the evaluate job compares with.
 define pipeline
-set -e; for job in $(JOBS); do \
-	echo "== $$job"; start=$$(date +%s); \
-	$(BIN)/python jobs/$$job.py --config jobs/configs/$(1)/$$job.yaml; \
+set -e; run() { \
+	job=$$1; shift; echo "== $$job $$*"; start=$$(date +%s); \
+	$(BIN)/python jobs/$$job.py --config jobs/configs/$(1)/$$job.yaml "$$@"; \
 	echo "== $$job took $$(( $$(date +%s) - start )) s"; \
-done
+}; \
+run prepare; run scft; run embed; \
+run rat method=none output=$(LLMEMB_RUNS)/$(1)/recommenders/none; run rat; \
+run evaluate
 endef
 
 test: env browser

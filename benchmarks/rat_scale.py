@@ -4,8 +4,8 @@
 
 Generates as many sequences as items (4 to 12 items each, popular ones more often) and a snapshot of float16 vectors.
 In a process of its own for each size: LLMEmb on SASRec as the job makes it, h = 64, sampled softmax, no alignment, the
-median of some steps of 1,024 positions; then some users ranked against all items by the trained logit and the content
-term, with their first ten.
+median of some steps of 1,024 positions; then some users ranked against all items by the trained logit and by content,
+with their first ten.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from llmemb.rat.model import Sources, load_inputs, make_model
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import make_schedule, validation_targets
 from llmemb.rat.training import TrainingLoop, Worker, make_objective
+from llmemb.srs.encoder import TermWeights
 
 ROWS_PER_PART = 100_000
 STEPS, CHUNKS = 20, 3
@@ -114,7 +115,7 @@ def measure(folder: Path) -> dict[str, float]:
     figures |= {"seconds a step": statistics.median(steps), "steps an epoch": objective.steps_per_epoch}
     figures["GiB after training"] = peak_gib()
     del loop
-    model.encoder.content_weight.fill_(2.0)
+    model.encoder.weights = TermWeights(seen_logit=-10.0, content_weight=2.0, content_share=0.2)
     with torch.inference_mode():
         recommender = Recommender({"label": "LLMEmb"}, model.encoder, dataset.item_ids, model.eval().final_table())
     del model

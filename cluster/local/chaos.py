@@ -113,7 +113,7 @@ class Chaos:
         inputs += {
             "scft": [],
             "embed": [f"encoder={ENCODER}"],
-            "rat": [f"embeddings={self.folder / 'undisturbed' / 'embed'}", f"collaborative={output}/collaborative"],
+            "rat": [f"embeddings={self.folder / 'undisturbed' / 'embed'}"],
             "nightly": [f"embed.encoder={ENCODER}"],
         }[job]
         lines: list[str] = []

@@ -60,8 +60,9 @@ class AlignmentConfig(Config):
     """Keeps the adapted items near the ID-only recommender's (the paper's collaborative alignment)."""
 
     loss: Literal["info_nce", "paper"] = "info_nce"
-    weight: float = Field(default=0.03, ge=0)
-    """The paper's gamma, 0.01 there, for its own loss."""
+    weight: float = Field(default=0.0, ge=0)
+    """The paper's gamma, 0.01 there, for its own loss. Off by default, since it has not been seen to help
+    (docs/experiments.md); InfoNCE begins to tell at about 0.03. On, an ID-only recommender is trained first."""
     temperature: float = Field(default=0.1, gt=0)
     popularity_power: float = Field(default=0.0, ge=0)
     """An item's loss counts as its training interactions to this power: IDs know most of the popular ones."""
@@ -156,13 +157,19 @@ class FusionConfig(Config):
     repeats: bool = True
     """Lets items of the history fall: tried are 0, the log of the share of repeats among the training targets, and half
     of it. Where nothing repeats this is what a filter of seen items does; where much does, nothing falls."""
-    content_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
-    """Tried factors of the cosine of a candidate's whitened LLM embedding and the history's; ``[0]`` is without
-    (methods llmemb and text_sum)."""
+    content: bool = True
+    """Lets the cosine of a candidate's whitened LLM embedding and the history's be a part of the score (methods llmemb
+    and text_sum)."""
+    content_weights: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
+    """Tried factors of that cosine, which is added to the trained logit."""
+    content_shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    """Tried shares of content by itself in the probability of the next item; the logits with it have the rest."""
+    content_temperature: float = Field(default=0.07, gt=0)
+    """Divides the cosines where they alone are the logits."""
     content_decay: float = Field(default=0.6, gt=0, le=1)
     """How much less each item of a history adds to its content than the one after it."""
     tail_price: float = Field(default=0.01, ge=0, lt=1)
-    """The share of the best validation NDCG@10 that may be paid for the tail: of the weights that cost no more, those
+    """The part of the best validation NDCG@10 that may be paid for the tail: of the weights that cost no more, those
     with the best NDCG@10 on tail items are taken. 0 takes the best overall."""
 
     @field_validator("content_weights")
@@ -171,6 +178,13 @@ class FusionConfig(Config):
         if not weights or min(weights) < 0:
             raise ValueError("expected one weight or more, none below 0")
         return weights
+
+    @field_validator("content_shares")
+    @classmethod
+    def _some_share(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares or min(shares) < 0 or max(shares) > 1:
+            raise ValueError("expected one share or more, from 0 to 1")
+        return shares
 
 
 class EngineConfig(Config):
@@ -186,7 +200,7 @@ class EngineConfig(Config):
 
 
 MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_sum"]
-CONTENT = frozenset({"fusion.content_weights", "fusion.content_decay"})
+CONTENT = frozenset(f"fusion.{name}" for name in FusionConfig.model_fields if name.startswith("content"))
 READS: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
     "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment"}) | CONTENT,
@@ -218,7 +232,7 @@ class RatConfig(JobConfig):
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
     """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
     collaborative: str | None = None
-    """The ID-only recommender that ``llmemb`` (unless ``alignment.weight`` is 0), ``melt``, ``tslrec`` and ``text_sum``
+    """The ID-only recommender that ``llmemb`` (with an ``alignment.weight``), ``melt``, ``tslrec`` and ``text_sum``
     start from, trained there where there is none yet; ``<output>/collaborative`` by default."""
     base_model: ModelUri | None = None
     """The language model of ``said`` and ``tslrec``: a model folder, ``package://NAME/FOLDER``, or a name on the
@@ -283,7 +297,7 @@ class RatConfig(JobConfig):
     @property
     def has_content(self) -> bool:
         """Whether scores may have the term for content."""
-        return self.reads >= CONTENT and any(self.fusion.content_weights)
+        return self.reads >= CONTENT and self.fusion.content
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)

@@ -1,22 +1,23 @@
 """The weights of a score's terms that are not trained: chosen on validation, after the training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.training import VALIDATION_K, TrainableRecommender, Worker
-from llmemb.srs.encoder import FinalTable, score_parts
+from llmemb.srs.encoder import FinalTable, ScoreParts, TermWeights, score_parts
 
 
-@dataclass(frozen=True)
-class Fusion:
+@dataclass(frozen=True, kw_only=True)
+class Fusion(TermWeights):
     """A choice of weights, and what it has on validation.
 
     Attributes:
@@ -24,8 +25,6 @@ class Fusion:
         validation_tail_ndcg: NDCG@10 over those whose target is a tail item; 0 where there are none.
     """
 
-    seen_logit: float
-    content_weight: float
     validation_ndcg: float
     validation_tail_ndcg: float
 
@@ -37,43 +36,63 @@ def fuse(
     head: NDArray[np.bool_],
     seen_logits: Sequence[float],
     content_weights: Sequence[float],
+    content_shares: Sequence[float] = (0.0,),
     tail_price: float = 0.0,
     worker: Worker | None = None,
 ) -> tuple[Fusion, list[Fusion]]:
-    """Tries every pair of weights and leaves the chosen one in the model's encoder.
+    """Tries every combination of weights and leaves the chosen one in the model's encoder.
 
-    One pass over the users, whatever the number of pairs; each worker ranks every ``num_workers``-th user.
+    One pass over the users, whatever their number; each worker ranks every ``num_workers``-th user.
 
     Args:
         head: ``[num_items + 1]``, by item index.
         tail_price: See :func:`choose`.
 
     Returns:
-        The chosen pair, and all in the order tried.
+        The chosen one, and all in the order tried.
     """
     worker = worker or Worker()
-    pairs = list(product(seen_logits, [0.0] if model.content is None else content_weights))
+    if model.content is None:
+        content_weights = content_shares = [0.0]
+    choices = [TermWeights(*each) for each in product(seen_logits, content_weights, content_shares)]
     by_length = np.argsort(validation.histories.lengths, kind="stable")[worker.rank :: worker.num_workers]
     wanted = validation.items[by_length]
     tail = ~head[wanted]
     model.eval()
-    totals, done = np.zeros((len(pairs), 2)), 0
+    totals, done = np.zeros((len(choices), 2)), 0
     with torch.inference_mode():
         table = FinalTable(model.item_embeddings(), model.content)
         for parts in score_parts(model.encoder, table, validation.histories.take(by_length)):
             users = slice(done, done + len(parts.logits))
             done = users.stop
-            for number, (seen_logit, content_weight) in enumerate(pairs):
-                scores = parts.scores(seen_logit=seen_logit, content_weight=content_weight)
+            for number, scores in enumerate(_scores_of_each(parts, choices)):
                 quality = ndcg(ranks_in_chunk(scores, wanted[users], model="fusion"), VALIDATION_K)
                 totals[number] += quality.sum(), quality[tail[users]].sum()
     sums = worker.sum(torch.tensor([*totals.ravel(), done, tail.sum()], dtype=torch.float64, device=worker.device))
     means = (sums[:-2].view(-1, 2) / sums[-2:].clamp(min=1)).tolist()
-    tried = [Fusion(*pair, *quality) for pair, quality in zip(pairs, means, strict=True)]
+    tried = [
+        Fusion(**asdict(weights), validation_ndcg=overall, validation_tail_ndcg=of_tail)
+        for weights, (overall, of_tail) in zip(choices, means, strict=True)
+    ]
     chosen = choose(tried, tail_price=tail_price)
-    model.encoder.seen_logit.fill_(chosen.seen_logit)
-    model.encoder.content_weight.fill_(chosen.content_weight)
+    model.encoder.weights = chosen
     return chosen, tried
+
+
+def _scores_of_each(parts: ScoreParts, choices: Sequence[TermWeights]) -> Iterator[Tensor]:
+    """``parts.scores`` of each choice, good until the next; those unlike in the share alone have softmaxes in common.
+
+    One buffer serves all shares: fresh pages for each would take longer than all else.
+    """
+    for weights, alike in groupby(choices, key=lambda choice: replace(choice, content_share=0.0)):
+        shares = [choice.content_share for choice in alike]
+        own = parts.own_logits(weights)
+        if not any(shares):
+            yield from (own for _ in shares)
+            continue
+        own, content = own.softmax(1), parts.content_logits(weights).softmax(1)
+        mixed = torch.empty_like(own)
+        yield from (torch.lerp(own, content, share, out=mixed) for share in shares)
 
 
 def choose(tried: Sequence[Fusion], *, tail_price: float) -> Fusion:

@@ -13,7 +13,7 @@ from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.methods.method import Collaborative, Inputs
-from llmemb.rat.recommender import make_encoder, read_item_embeddings, read_vectors, read_weights
+from llmemb.rat.recommender import CONTENT_KEYS, make_encoder, read_item_embeddings, read_vectors, read_weights
 from llmemb.rat.scaling import ROWS_PER_CHUNK, content_of
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.repeats import repeat_share
@@ -37,7 +37,8 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
     """The untrained recommender, the same for the same seed."""
     config, method = inputs.config, METHODS[inputs.config.method]
     torch.manual_seed(config.seed)
-    encoder = make_encoder(config.backbone, config.model, content_decay=config.fusion.content_decay)
+    of_content = {key: getattr(config.fusion, key) for key in CONTENT_KEYS}
+    encoder = make_encoder(config.backbone, config.model, **of_content)
     content = None
     if config.has_content:
         assert inputs.embeddings is not None

@@ -23,6 +23,7 @@ from llmemb.neighbours import IndexKind, index_of
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.encoder import FinalTable, HistoryEncoder, joined_queries, score
+from llmemb.srs.search import search
 from llmemb.srs.tail_users import TailUsers
 from llmemb.vectors import MANIFEST_FILE
 
@@ -32,6 +33,7 @@ FORMAT = 2
 PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
 ENCODER_PREFIX = "encoder."
+CONTENT_KEYS = ("content_decay", "content_temperature")
 
 
 class Recommender:
@@ -52,7 +54,7 @@ class Recommender:
         info = read_info(uri)
         model = ModelConfig.model_validate(info["model"])
         try:
-            encoder = make_encoder(info["backbone"], model, content_decay=info["content_decay"])
+            encoder = make_encoder(info["backbone"], model, **{key: info[key] for key in CONTENT_KEYS if key in info})
         except ValueError as error:
             raise InputError(f"recommender: {uri}: {error}") from error
         weights = read_weights(uri)
@@ -61,6 +63,7 @@ class Recommender:
         }
         if info.get("tail_users") is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
+        of_encoder.setdefault("content_share", torch.zeros(()))  # one from before it was there
         try:
             encoder.load_state_dict(of_encoder)
         except RuntimeError as error:
@@ -132,7 +135,7 @@ class Recommender:
         """A faiss index for :meth:`recommend`, over each item's embedding and content side by side.
 
         ``flat`` is exact, ``hnsw`` a graph, ``ivf`` inverted lists. Its rows are ``item_ids``'; ``faiss.write_index``
-        stores it.
+        stores it. Where content has a share of the score each user is two searches.
 
         Raises:
             ImportError: faiss is not installed.
@@ -143,15 +146,13 @@ class Recommender:
         ranked: list[list[tuple[str, float]]] = []
         # The history's items can only sink or go: below them are enough others.
         depth = min(len(self.item_ids), k + int(histories.lengths.max(initial=0)))
-        for queries, (users, read) in joined_queries(self._encoder, self._table, histories):
-            products, rows = index.search(queries.cpu().numpy(), depth)
-            for user, (values, found) in enumerate(zip(products, rows, strict=True)):
-                scores = values + float(self._encoder.seen_logit) * np.isin(found, read[users == user].cpu().numpy())
-                kept = found >= 0
+        for queries in joined_queries(self._encoder, self._table, histories):
+            for rows, scores in search(index, self._table, queries, self._encoder.weights, depth=depth):
                 if filter_seen:
-                    kept &= ~np.isin(found, histories[len(ranked)].astype(np.int64) - 1)
-                best = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")[:k]]
-                ranked.append([(self.item_ids[found[place]], float(scores[place])) for place in best])
+                    kept = ~np.isin(rows, histories[len(ranked)].astype(np.int64) - 1)
+                    rows, scores = rows[kept], scores[kept]
+                best = np.argsort(-scores, kind="stable")[:k]
+                ranked.append([(self.item_ids[rows[place]], float(scores[place])) for place in best])
         return ranked
 
     @cached_property
@@ -169,8 +170,11 @@ class Recommender:
         return Sequences.from_lists([[index[item_id] for item_id in history] for history in histories])
 
 
-def make_encoder(backbone: str, model: ModelConfig, *, content_decay: float) -> HistoryEncoder:
+def make_encoder(backbone: str, model: ModelConfig, **content: float) -> HistoryEncoder:
     """An untrained encoder with that backbone.
+
+    Args:
+        content: :data:`CONTENT_KEYS`, as :class:`HistoryEncoder` takes them.
 
     Raises:
         ValueError: there is no such backbone.
@@ -189,7 +193,7 @@ def make_encoder(backbone: str, model: ModelConfig, *, content_decay: float) -> 
         max_seq_len=model.max_seq_len,
         similarity=model.similarity,
         temperature=model.temperature,
-        content_decay=content_decay,
+        **content,
     )
 
 

@@ -24,6 +24,7 @@ from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import Sources, count_missing, load_collaborative, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import (
+    CONTENT_KEYS,
     FORMAT,
     RECOMMENDER_FILE,
     read_info,
@@ -141,6 +142,7 @@ def fit(
         head=head_items(dataset.popularity),
         seen_logits=seen_logits(config, dataset),
         content_weights=config.fusion.content_weights,
+        content_shares=config.fusion.content_shares,
         tail_price=config.fusion.tail_price,
         worker=worker,
     )
@@ -257,7 +259,7 @@ def _write(
         "backbone": config.backbone,
         "method": config.method,
         "model": config.model.model_dump(mode="json"),
-        "content_decay": config.fusion.content_decay,
+        **{key: getattr(config.fusion, key) for key in CONTENT_KEYS},
         "tail_users": None if model.encoder.tail_users is None else model.encoder.tail_users.longest,
         "dataset": dataset.fingerprint,
         "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,

@@ -151,7 +151,7 @@ class TrainableRecommender(nn.Module):
 
     def final_table(self) -> FinalTable:
         """All that is cached: the content only if it has a weight, as it has none until one is chosen."""
-        return FinalTable(self.item_embeddings(), self.content if self.encoder.content_weight else None)
+        return FinalTable(self.item_embeddings(), self.content if self.encoder.weights.read_content else None)
 
 
 def train(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -28,10 +28,9 @@ MIN_LENGTH = 0.01
 class HistoryEncoder(nn.Module):
     """A backbone and how its states meet the item table.
 
-    A score may have two more terms, whose weights are no part of the training and 0 at first: ``seen_logit`` is added
-    to the items of the history, which otherwise rank high by likeness to themselves, and ``content_weight`` times the
-    cosine of a candidate's content and the history's. The first is for all of a history, also what is older than the
-    newest ``max_seq_len`` items, which alone are read otherwise.
+    A score may have more terms than the trained logit, weighed as ``weights`` says: no part of the training, and 0 at
+    first (see :class:`TermWeights`). ``seen_logit`` is for all of a history, also what is older than the newest
+    ``max_seq_len`` items, which alone are read otherwise.
 
     Args:
         backbone: From item vectors ``[batch, seq, dim]`` and a mask to states of the same shape.
@@ -39,6 +38,7 @@ class HistoryEncoder(nn.Module):
             ``dot`` is SASRec's own.
         temperature: Divides cosines; small ones make the softmax sharp.
         content_decay: How much less each item of a history adds to its content than the one after it.
+        content_temperature: Divides the cosines of contents where they alone are the logits.
 
     Attributes:
         tail_users: Where set, what is added to the states of users with short histories when recommending (MELT).
@@ -46,6 +46,7 @@ class HistoryEncoder(nn.Module):
 
     seen_logit: Tensor
     content_weight: Tensor
+    content_share: Tensor
     tail_users: TailUsers | None
 
     def __init__(
@@ -57,12 +58,14 @@ class HistoryEncoder(nn.Module):
         similarity: Similarity,
         temperature: float,
         content_decay: float = 1.0,
+        content_temperature: float = 0.07,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.hidden_dim, self.max_seq_len, self.content_decay = hidden_dim, max_seq_len, content_decay
-        self.register_buffer("seen_logit", torch.zeros(()))
-        self.register_buffer("content_weight", torch.zeros(()))
+        self.hidden_dim, self.max_seq_len = hidden_dim, max_seq_len
+        self.content_decay, self.content_temperature = content_decay, content_temperature
+        for term in fields(TermWeights):
+            self.register_buffer(term.name, torch.zeros(()))
         self.causal: bool = getattr(backbone, "causal", True)
         if not self.causal:
             if max_seq_len < 2:
@@ -73,6 +76,16 @@ class HistoryEncoder(nn.Module):
         self._temperature = temperature if similarity == "cosine" else 1.0
         self.input_scale = math.sqrt(hidden_dim) if similarity == "cosine" else 1.0
         self.output_norm = nn.LayerNorm(hidden_dim) if similarity == "dot" else nn.Identity()
+
+    @property
+    def weights(self) -> "TermWeights":
+        """The weights of a score's terms; they are stored with the parameters."""
+        return TermWeights(float(self.seen_logit), float(self.content_weight), float(self.content_share))
+
+    @weights.setter
+    def weights(self, weights: "TermWeights") -> None:
+        for term in fields(TermWeights):
+            getattr(self, term.name).fill_(getattr(weights, term.name))
 
     def embeddings(self, table: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
         """The final embeddings of a table's vectors: what is cached, looked up and compared with."""
@@ -106,6 +119,27 @@ class HistoryEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class TermWeights:
+    """How the terms of a score are weighed.
+
+    Attributes:
+        seen_logit: Added to the items of the history, which otherwise rank high by likeness to themselves.
+        content_weight: Of the cosine of a candidate's content and the history's, which is added to the trained logit.
+        content_share: What content says by itself has this share of the probability of the next item, the logits with
+            it the rest: people buy for one reason or for the other. Two softmaxes can rank high what either does,
+            where a sum of logits wants both.
+    """
+
+    seen_logit: float = 0.0
+    content_weight: float = 0.0
+    content_share: float = 0.0
+
+    @property
+    def read_content(self) -> bool:
+        return bool(self.content_weight or self.content_share)
+
+
+@dataclass(frozen=True)
 class FinalTable:
     """All of the items that scores are made of, row j for item index j + 1: no LLM and no adapter runs any more.
 
@@ -122,30 +156,45 @@ class FinalTable:
         return self.embeddings if self.content is None else torch.cat([self.embeddings, self.content], dim=1)
 
 
-def joined_queries(
-    encoder: HistoryEncoder, table: FinalTable, histories: Sequences
-) -> Iterator[tuple[Float[Tensor, "user width"], tuple[Tensor, Tensor]]]:
-    """For some users at a time, vectors whose products with the table's joined rows are scores, and what they have had.
+@dataclass(frozen=True)
+class Queries:
+    """Vectors whose products with the table's joined rows are logits, for some users.
 
-    The scores are those of :func:`score` but for ``seen_logit``, which the items of the history have in addition: pairs
-    of a user and a row of the table.
+    Attributes:
+        own: ``[user, width]``, for the trained logits and the weighed content.
+        of_content: ``[user, width]``, for content by itself; None where it has no share.
+        seen: Pairs of a user and a row of the table: these logits have ``seen_logit`` in addition.
     """
+
+    own: Float[Tensor, "user width"]
+    of_content: Float[Tensor, "user width"] | None
+    seen: tuple[Tensor, Tensor]
+
+
+def joined_queries(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Queries]:
+    """What an index over the joined rows is searched with, some users at a time."""
+    weights = encoder.weights
     for start in range(0, len(histories), QUERIES_PER_CHUNK):
         with torch.inference_mode():
             item_index = encoder.questions(histories, start, start + QUERIES_PER_CHUNK).to(table.embeddings.device)
-            queries = encoder(item_index, table.embeddings)[:, -1]
+            own, of_content = encoder(item_index, table.embeddings)[:, -1], None
             if table.content is not None:
-                of_content = content_queries(item_index, table.content, decay=encoder.content_decay)
-                queries = torch.cat([queries, encoder.content_weight * of_content], dim=1)
-            yield queries, seen_rows(histories, start, start + QUERIES_PER_CHUNK)
+                content = content_queries(item_index, table.content, decay=encoder.content_decay)
+                if weights.content_share:
+                    of_content = torch.cat([torch.zeros_like(own), content / encoder.content_temperature], dim=1)
+                own = torch.cat([own, weights.content_weight * content], dim=1)
+            yield Queries(own, of_content, seen_rows(histories, start, start + QUERIES_PER_CHUNK))
 
 
 def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
-    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1."""
-    weights = {"seen_logit": float(encoder.seen_logit), "content_weight": float(encoder.content_weight)}
+    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1.
+
+    They are logits, or probabilities where content has a share.
+    """
+    weights = encoder.weights
     for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
-            yield parts.scores(**weights)
+            yield parts.scores(weights)
 
 
 @dataclass(frozen=True)
@@ -161,14 +210,27 @@ class ScoreParts:
     logits: Float[Tensor, "user item"]
     cosines: Float[Tensor, "user item"] | None
     seen: tuple[Tensor, Tensor]
+    content_temperature: float
 
-    def scores(self, *, seen_logit: float, content_weight: float) -> Float[Tensor, "user item"]:
-        """Their weighted sum."""
-        scores = (
-            self.logits.clone() if self.cosines is None else torch.add(self.logits, self.cosines, alpha=content_weight)
-        )
-        scores[self.seen] += seen_logit
-        return scores
+    def scores(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+        """The logits, or the probabilities where content has a share."""
+        own = self.own_logits(weights)
+        if not weights.content_share:
+            return own
+        return own.softmax(1).lerp(self.content_logits(weights).softmax(1), weights.content_share)
+
+    def own_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+        if self.cosines is None:
+            return self._with_seen(self.logits.clone(), weights)
+        return self._with_seen(torch.add(self.logits, self.cosines, alpha=weights.content_weight), weights)
+
+    def content_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+        assert self.cosines is not None, "content without a table of it has no share"
+        return self._with_seen(self.cosines / self.content_temperature, weights)
+
+    def _with_seen(self, logits: Tensor, weights: TermWeights) -> Float[Tensor, "user item"]:
+        logits[self.seen] += weights.seen_logit
+        return logits
 
 
 def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[ScoreParts]:
@@ -183,7 +245,8 @@ def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences
             if content is not None:
                 cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
             users, rows = seen_rows(histories, start, start + chunk_users)
-            yield ScoreParts(logits, cosines, (users.to(embeddings.device), rows.to(embeddings.device)))
+            seen = users.to(embeddings.device), rows.to(embeddings.device)
+            yield ScoreParts(logits, cosines, seen, encoder.content_temperature)
 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:

@@ -5,7 +5,7 @@ import torch
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.rat.fusion import Fusion, choose, fuse
 from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
-from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.encoder import HistoryEncoder, TermWeights, score
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
 
@@ -20,6 +20,10 @@ def make_model(content: torch.Tensor | None) -> TrainableRecommender:
         backbone, hidden_dim=4, max_seq_len=3, similarity="cosine", temperature=0.1, content_decay=0.5
     )
     return TrainableRecommender(IdTable(NUM_ITEMS, 4), encoder, num_items=NUM_ITEMS, content=content)
+
+
+def fusion(content_weight: float, overall: float, of_tail: float) -> Fusion:
+    return Fusion(content_weight=content_weight, validation_ndcg=overall, validation_tail_ndcg=of_tail)
 
 
 def targets(histories: list[list[int]], items: list[int]) -> Targets:
@@ -49,6 +53,23 @@ def test_content_gets_weight_where_it_tells_the_target():
     assert model.final_table().content is content
 
 
+def test_content_gets_a_share_where_it_tells_some_targets_and_the_model_others():
+    content = torch.eye(NUM_ITEMS)
+    content[9] = content[0]  # item 10 reads as item 1 does
+    model = make_model(content)
+    histories = [[5, 1], [7, 2]]
+    own = next(iter(score(model.encoder, model.final_table(), Sequences.from_lists(histories)))).clone()
+    own[1, [6, 1]] = -torch.inf
+    wanted = targets(histories, [10, int(own[1].argmax()) + 1])
+    chosen, tried = fuse(
+        model, wanted, head=HEAD, seen_logits=[-100.0], content_weights=[0.0], content_shares=[0.0, 0.5, 1.0]
+    )
+    assert chosen == tried[1]
+    assert chosen.validation_ndcg == pytest.approx(1.0)
+    assert model.encoder.weights == TermWeights(-100.0, 0.0, 0.5)
+    assert model.final_table().content is content
+
+
 def test_content_without_weight_is_no_part_of_the_final_table():
     content = torch.eye(NUM_ITEMS)
     content[10:] = content[0]  # all but the targets read as item 1 does
@@ -61,12 +82,15 @@ def test_content_without_weight_is_no_part_of_the_final_table():
 def test_what_is_chosen_is_what_the_model_then_scores():
     model = make_model(torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 6), dim=1))
     wanted = targets([[1, 2, 3], [4, 5], [6], [7, 8]], [9, 4, 11, 12])
-    weights = {"seen_logits": [0.0, -3.0], "content_weights": [0.0, 1.0, 4.0]}
+    weights = {"seen_logits": [0.0, -3.0], "content_weights": [0.0, 1.0, 4.0], "content_shares": [0.0, 0.2]}
     chosen, tried = fuse(model, wanted, head=HEAD, **weights)
-    assert len(tried) == 6
+    assert len(tried) == 12
+    for each in tried:
+        model.encoder.weights = each
+        assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(each.validation_ndcg)
+    model.encoder.weights = chosen
     assert chosen.validation_ndcg == max(fusion.validation_ndcg for fusion in tried)
     assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(chosen.validation_ndcg)
-    assert (chosen.seen_logit, chosen.content_weight) == (model.encoder.seen_logit, model.encoder.content_weight)
     of_tail = wanted.take(np.flatnonzero(~HEAD[wanted.items]))
     assert len(of_tail.items) == 2
     assert validation_ndcg(model, of_tail, worker=Worker()) == pytest.approx(chosen.validation_tail_ndcg)
@@ -75,14 +99,14 @@ def test_what_is_chosen_is_what_the_model_then_scores():
 @pytest.mark.parametrize(("tail_price", "expected"), [(0.0, 2.0), (0.02, 3.0), (0.1, 4.0)])
 def test_the_tail_gets_what_the_price_allows(tail_price: float, expected: float):
     tried = [
-        Fusion(0.0, 1.0, 0.0700, 0.090),  # too dear, whatever the tail has of it
-        Fusion(0.0, 2.0, 0.1000, 0.040),
-        Fusion(0.0, 3.0, 0.0985, 0.050),
-        Fusion(0.0, 4.0, 0.0950, 0.060),
-        Fusion(0.0, 5.0, 0.0940, 0.060),
+        fusion(1.0, 0.0700, 0.090),  # too dear, whatever the tail has of it
+        fusion(2.0, 0.1000, 0.040),
+        fusion(3.0, 0.0985, 0.050),
+        fusion(4.0, 0.0950, 0.060),
+        fusion(5.0, 0.0940, 0.060),
     ]
     assert choose(tried, tail_price=tail_price).content_weight == expected
 
 
 def test_without_tail_targets_the_best_overall_is_chosen_at_any_price():
-    assert choose([Fusion(0.0, 1.0, 0.09, 0.0), Fusion(0.0, 2.0, 0.10, 0.0)], tail_price=0.5).content_weight == 2.0
+    assert choose([fusion(1.0, 0.09, 0.0), fusion(2.0, 0.10, 0.0)], tail_price=0.5).content_weight == 2.0

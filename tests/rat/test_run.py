@@ -32,13 +32,14 @@ from llmemb.rat.model import Sources, count_missing, load_embeddings, load_input
 from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.rat.training import TrainableRecommender, Worker
-from llmemb.srs.encoder import score
+from llmemb.srs.encoder import TermWeights, score
 from llmemb.vectors import VectorDtype
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
 SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
     "training": {"max_epochs": 2, "batch_positions": 16, "learning_rate": 0.01},
+    "alignment": {"weight": 0.03},
 }
 
 
@@ -86,7 +87,7 @@ def embeddings(dataset, tmp_path_factory) -> str:
 def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
     output = str(tmp_path_factory.mktemp("rat") / "llmemb")
     settings = {"dataset": dataset.uri, "embeddings": embeddings, "output": output, **SMALL}
-    config = RatConfig.model_validate(settings | {"fusion": {"content_weights": [2.0]}})
+    config = RatConfig.model_validate(settings | {"fusion": {"content_weights": [2.0], "content_shares": [0.3]}})
     run_rat(config.id_only(f"{output}/collaborative"), here=True)
     run_rat(config)
     return config
@@ -470,11 +471,10 @@ def test_there_is_no_recommendation_from_nothing(trained, dataset):
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-@pytest.mark.parametrize("seen_logit", [0.0, -3.0])
-def test_an_index_finds_the_same_as_scoring_every_item(trained, dataset, kind, seen_logit):
+@pytest.mark.parametrize("weights", [TermWeights(0.0, 2.0), TermWeights(-3.0, 2.0), TermWeights(-3.0, 2.0, 0.3)])
+def test_an_index_finds_the_same_as_scoring_every_item(trained, dataset, kind, weights):
     model = Recommender.load(trained.output)
-    model._encoder.seen_logit.fill_(seen_logit)
-    model._encoder.content_weight.fill_(2.0)
+    model._encoder.weights = weights
     assert model.content is not None
     histories = [dataset.item_ids[2:5], dataset.item_ids[:6], dataset.item_ids[7:9] * 2]
     index = model.build_index(kind)
@@ -542,7 +542,8 @@ def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tm
     assert metrics["epochs"] == []
     alone = storage.read_json(f"{trained.output}/collaborative/metrics.json")
     assert metrics["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
-    assert (both.content is not None) == (metrics["fusion"]["chosen"]["content_weight"] > 0)
+    chosen = metrics["fusion"]["chosen"]
+    assert (both.content is not None) == (chosen["content_weight"] > 0 or chosen["content_share"] > 0)
 
 
 def test_melt_enhances_tail_users_in_its_artifact(tmp_path):

@@ -6,7 +6,15 @@ import torch
 
 from llmemb.data.sequences import Sequences
 from llmemb.metrics import ranking
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, joined_queries, newest_items, score
+from llmemb.srs.encoder import (
+    FinalTable,
+    HistoryEncoder,
+    TermWeights,
+    joined_queries,
+    newest_items,
+    score,
+    score_parts,
+)
 from llmemb.srs.sasrec import SASRec
 
 DIM, NUM_ITEMS = 4, 6
@@ -68,10 +76,25 @@ def test_repeats_are_those_of_the_whole_history():
     encoder.seen_logit.fill_(-7.0)
     for chunk in (1, 3):
         torch.testing.assert_close(all_scores(encoder, table, lists, chunk), expected)
-    [(queries, seen)] = joined_queries(encoder, FinalTable(table), Sequences.from_lists(lists))
-    scores = queries @ table.T
-    scores[seen] += encoder.seen_logit
+    [queries] = joined_queries(encoder, FinalTable(table), Sequences.from_lists(lists))
+    scores = queries.own @ table.T
+    scores[queries.seen] += encoder.seen_logit
     torch.testing.assert_close(scores, expected)
+
+
+def test_content_by_itself_has_its_share_of_the_probability():
+    encoder, table = make_encoder(), torch.nn.functional.normalize(torch.randn(NUM_ITEMS, DIM), dim=1)
+    content = torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 5), dim=1)
+    encoder.content_decay, encoder.content_temperature = 0.5, 0.2
+    encoder.weights = TermWeights(seen_logit=-2.0, content_weight=3.0, content_share=0.25)
+    [parts] = score_parts(encoder, FinalTable(table, content), Sequences.from_lists([[1, 2]]))
+    history = (content[1] + 0.5 * content[0]).double()
+    cosines = content.double() @ history / history.norm()
+    seen = torch.tensor([-2.0, -2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    own = (parts.logits[0].double() + 3 * cosines + seen).softmax(0)
+    expected = 0.75 * own + 0.25 * (cosines / 0.2 + seen).softmax(0)
+    [scores] = score(encoder, FinalTable(table, content), Sequences.from_lists([[1, 2]]))
+    torch.testing.assert_close(scores[0].double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_the_last_item_reads_its_own_row():

@@ -13,8 +13,12 @@ from llmemb.study.run import _by_item_vectors
 SCFT = {"base_model": "/models/tiny", "max_steps": 3, "prompt": {"attributes": ["title"]}}
 
 
+ALIGNED = {"alignment": {"weight": 0.03}}
+
+
 def make_grid(**settings: Any) -> Grid:
     values = {"dataset": "/data", "output": "/study", "backbones": ["sasrec", "gru4rec"], "seeds": [0, 1], "scft": SCFT}
+    values["rat"] = ALIGNED
     return Grid(StudyConfig.parse({**values, **settings}), "fingerprint")
 
 

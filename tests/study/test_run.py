@@ -21,6 +21,7 @@ from tests.snapshots import write_snapshot
 SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
     "training": {"max_epochs": 2, "batch_positions": 64, "learning_rate": 0.01},
+    "alignment": {"weight": 0.03},
 }
 
 

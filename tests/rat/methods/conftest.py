@@ -20,7 +20,10 @@ SEQUENCES = Sequences.from_lists(LONG + SHORT)
 
 def make_inputs(method: str, **settings: Any) -> Inputs:
     """Inputs of that method; where it wants an ID-only recommender, an untrained one."""
-    small = {"model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 6, "dropout": 0.0}}
+    small = {
+        "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 6, "dropout": 0.0},
+        "alignment": {"weight": 0.03},
+    }
     uris = {"dataset": "d", "output": "o", "embeddings": "e", "base_model": "b", "prompt": {"attributes": ["title"]}}
     config = RatConfig.model_validate({**uris, **small, "method": method, **settings})
     split = LeaveOneOut()

@@ -1,0 +1,57 @@
+"""The first items of a score without scoring every item: candidates from an index, rescored exactly."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmemb.srs.encoder import FinalTable, Queries, TermWeights
+
+SAMPLED_ROWS = 4096
+"""Stand for all rows that a search does not find, in the sum of their probabilities."""
+
+
+def search(
+    index: Any, table: FinalTable, queries: Queries, weights: TermWeights, *, depth: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """For each user the rows found, rising, and their scores.
+
+    Where content has a share both softmaxes are searched, and a row that either finds gets its exact logits of both.
+    What they are divided by is a sum over all rows: the found ones and the history are summed as they are, the others
+    by a sample, the same for everybody; of a catalogue of up to :data:`SAMPLED_ROWS` items it is exact.
+
+    Args:
+        index: A faiss index over the table's joined rows, by inner product.
+        depth: Rows asked of it for each softmax.
+    """
+    sides = [queries.own] if queries.of_content is None else [queries.own, queries.of_content]
+    found = np.concatenate([index.search(side.cpu().numpy(), depth)[1] for side in sides], axis=1)
+    num_items = len(table.embeddings)
+    sampled = torch.randperm(num_items, generator=torch.Generator().manual_seed(0))[:SAMPLED_ROWS].numpy()
+    users, seen = (each.cpu().numpy() for each in queries.seen)
+    for user, rows in enumerate(found):
+        had = seen[users == user]
+        rows = np.union1d(rows[rows >= 0], had)
+        logits = _logits(table, sides, user, rows)
+        logits[:, torch.from_numpy(np.isin(rows, had))] += weights.seen_logit
+        if queries.of_content is None:
+            yield rows, logits[0].cpu().numpy()
+            continue
+        others = sampled[~np.isin(sampled, rows)]
+        of_others = _logits(table, sides, user, others).logsumexp(1)
+        missing = np.log((num_items - len(rows)) / max(1, len(others))) if len(others) else -np.inf
+        total = torch.logaddexp(logits.logsumexp(1), of_others + missing)
+        own, content = (logits - total[:, None]).exp()
+        yield rows, own.lerp(content, weights.content_share).cpu().numpy()
+
+
+def _logits(
+    table: FinalTable, sides: list[Float[Tensor, "user width"]], user: int, rows: Int[np.ndarray, " row"]
+) -> Float[Tensor, "side row"]:
+    at = torch.from_numpy(rows).to(table.embeddings.device)
+    parts = [table.embeddings[at]] if table.content is None else [table.embeddings[at], table.content[at]]
+    return torch.stack([side[user] for side in sides]) @ torch.cat(parts, dim=1).T
