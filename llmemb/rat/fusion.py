@@ -63,8 +63,9 @@ def fuse(
     with torch.inference_mode():
         table = FinalTable(model.item_embeddings(), model.content)
         for parts in score_parts(model.encoder, table, validation.histories.take(by_length)):
-            users = slice(done, done + len(parts.logits))
-            done = users.stop
+            first, done = done, done + len(parts.logits)
+            users = _within_reach(parts, wanted[first:done])
+            parts, users = parts.take(users), first + users
             for number, scores in enumerate(_scores_of_each(parts, choices)):
                 quality = ndcg(ranks_in_chunk(scores, wanted[users], model="fusion"), VALIDATION_K)
                 totals[number] += quality.sum(), quality[tail[users]].sum()
@@ -79,20 +80,39 @@ def fuse(
     return chosen, tried
 
 
+def _within_reach(parts: ScoreParts, wanted: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The users whose target some weights may put among the first places; for all others every choice has nothing.
+
+    Scores rise with the logit and with the cosine, and what the user has had only falls: an item that is not below the
+    target in either, and was not had, stands before it whatever the weights.
+    """
+    column = torch.as_tensor(wanted, dtype=torch.int64, device=parts.logits.device)[:, None] - 1
+    before = parts.logits >= parts.logits.gather(1, column)
+    if parts.cosines is not None:
+        before &= parts.cosines >= parts.cosines.gather(1, column)
+    before[parts.seen] = False
+    before.scatter_(1, column, False)
+    return np.flatnonzero((before.sum(1) < VALIDATION_K).numpy(force=True))
+
+
 def _scores_of_each(parts: ScoreParts, choices: Sequence[TermWeights]) -> Iterator[Tensor]:
-    """``parts.scores`` of each choice, good until the next; those unlike in the share alone have softmaxes in common.
+    """``parts.scores`` of each choice, good until the next; those unlike in one weight alone have softmaxes in common.
 
     One buffer serves all shares: fresh pages for each would take longer than all else.
     """
-    for weights, alike in groupby(choices, key=lambda choice: replace(choice, content_share=0.0)):
-        shares = [choice.content_share for choice in alike]
-        own = parts.own_logits(weights)
-        if not any(shares):
-            yield from (own for _ in shares)
-            continue
-        own, content = own.softmax(1), parts.content_logits(weights).softmax(1)
-        mixed = torch.empty_like(own)
-        yield from (torch.lerp(own, content, share, out=mixed) for share in shares)
+    mixed = torch.empty_like(parts.logits)
+    for seen_logit, with_it in groupby(choices, key=lambda choice: choice.seen_logit):
+        content = None
+        for weights, alike in groupby(with_it, key=lambda choice: replace(choice, content_share=0.0)):
+            shares = [choice.content_share for choice in alike]
+            own = parts.own_logits(weights)
+            if not any(shares):
+                yield from (own for _ in shares)
+                continue
+            if content is None:
+                content = parts.content_logits(TermWeights(seen_logit)).softmax(1)
+            own = own.softmax(1)
+            yield from (torch.lerp(own, content, share, out=mixed) for share in shares)
 
 
 def choose(tried: Sequence[Fusion], *, tail_price: float) -> Fusion:

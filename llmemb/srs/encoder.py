@@ -212,6 +212,15 @@ class ScoreParts:
     seen: tuple[Tensor, Tensor]
     content_temperature: float
 
+    def take(self, users: Int[np.ndarray, " user"]) -> "ScoreParts":
+        """Those of some users, rising."""
+        at = torch.from_numpy(users).to(self.logits.device)
+        place = torch.full((len(self.logits),), -1, device=at.device).index_copy_(0, at, torch.arange(len(at)).to(at))
+        taken = place[self.seen[0]]
+        seen = taken[taken >= 0], self.seen[1][taken >= 0]
+        cosines = None if self.cosines is None else self.cosines[at]
+        return ScoreParts(self.logits[at], cosines, seen, self.content_temperature)
+
     def scores(self, weights: TermWeights) -> Float[Tensor, "user item"]:
         """The logits, or the probabilities where content has a share."""
         own = self.own_logits(weights)

@@ -5,12 +5,15 @@ row: it can be neither learned nor recommended.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ID_INIT_STD = 0.02
+SCALED_ONCE = 2**26
+"""Values, 256 MiB: a frozen table of up to so many is scaled when it is made, a larger one as it is read."""
 
 Rows = Int[Tensor, " row"] | None
 """Which rows; None for all."""
@@ -55,33 +58,20 @@ class FrozenTable(nn.Module):
 
     Args:
         vectors: In any precision.
-        scaler: What those that are read go through.
-        missing: Rows that are zero after it.
+        scaler: What they go through.
     """
 
     vectors: Tensor
-    present: Tensor | None
 
-    def __init__(
-        self,
-        vectors: Float[Tensor, "item vector"],
-        scaler: nn.Module | None = None,
-        *,
-        missing: Int[Tensor, " row"] | None = None,
-    ) -> None:
+    def __init__(self, vectors: Float[Tensor, "item vector"], scaler: nn.Module | None = None) -> None:
         super().__init__()
+        if scaler is not None and vectors.numel() <= SCALED_ONCE:
+            vectors, scaler = scaler(vectors), None
         self.register_buffer("vectors", vectors, persistent=False)
         self.scaler = nn.Identity() if scaler is None else scaler
-        present = None
-        if missing is not None and len(missing):
-            present = torch.ones(len(vectors), 1).index_fill_(0, missing, 0.0)
-        self.register_buffer("present", present, persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        scaled = self.scaler(self.vectors if rows is None else self.vectors[rows])
-        if self.present is None:
-            return scaled
-        return scaled * (self.present if rows is None else self.present[rows])
+        return self.scaler(self.vectors if rows is None else self.vectors[rows])
 
 
 class AdaptedTable(nn.Module):
@@ -89,14 +79,24 @@ class AdaptedTable(nn.Module):
 
     Args:
         embeddings: Their table: frozen, or an :class:`IdTable` that starts from them.
+        present: Items that have an embedding; others are zero, whatever the adapter makes of what stands there.
+            All by default.
     """
 
-    def __init__(self, embeddings: nn.Module, adapter: nn.Module) -> None:
+    present: Tensor | None
+
+    def __init__(
+        self, embeddings: nn.Module, adapter: nn.Module, *, present: Bool[Tensor, " item"] | None = None
+    ) -> None:
         super().__init__()
         self.embeddings, self.adapter = embeddings, adapter
+        self.register_buffer("present", None if present is None else present.float()[:, None], persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        return self.adapter(self.embeddings(rows))
+        adapted = self.adapter(self.embeddings(rows))
+        if self.present is None:
+            return adapted
+        return adapted * (self.present if rows is None else self.present[rows])
 
 
 class SummedTable(nn.Module):
@@ -107,4 +107,4 @@ class SummedTable(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        return torch.stack([part(rows) for part in self.parts]).sum(0)
+        return reduce(torch.add, (part(rows) for part in self.parts))

@@ -11,6 +11,8 @@ from torch import Tensor
 MAX_LOGITS = {"cpu": 2**20, "cuda": 2**28}
 # Every chunk writes the whole table's gradient once; with fewer positions that would dominate.
 MIN_CHUNK_POSITIONS = 64
+# Logits that lie within it need no maximum of their own before they are exponentiated: float32 holds e to the -87.
+MAX_SPREAD = 60.0
 
 
 def full_softmax(
@@ -76,6 +78,14 @@ class _FullSoftmax(torch.autograd.Function):
         chunk: int,
         dtype: torch.dtype,
     ) -> Tensor:
+        if dtype == torch.float32:
+            shift = _bound(states, table, offsets)
+            if shift is not None:
+                total, *gradients = _bounded_softmax(
+                    states, table, targets, offsets, shift, chunk, of_table=ctx.needs_input_grad[1]
+                )
+                ctx.save_for_backward(*gradients)
+                return total
         states_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table)
         items = table.to(dtype)
         total = states.new_zeros(())
@@ -95,14 +105,62 @@ class _FullSoftmax(torch.autograd.Function):
             # The logits' gradient times the normaliser, which divides the small factors of the products instead.
             gradient = likelihoods.scatter_add_(1, wanted, -normaliser).to(dtype)
             states_gradient[rows] = (gradient @ items) / normaliser
-            _multiply(table_gradient, gradient.T, (queries / normaliser).to(dtype), add=True)
+            if ctx.needs_input_grad[1]:
+                _multiply(table_gradient, gradient.T, (queries / normaliser).to(dtype), add=True)
         ctx.save_for_backward(states_gradient, table_gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         states_gradient, table_gradient = ctx.saved_tensors
-        return states_gradient * gradient, table_gradient * gradient, None, None, None, None
+        of_table = table_gradient * gradient if ctx.needs_input_grad[1] else None
+        return states_gradient * gradient, of_table, None, None, None, None
+
+
+def _bound(states: Tensor, table: Tensor, offsets: Tensor | None) -> float | None:
+    """What no logit is above, by Cauchy and Schwarz; None if the lowest may lie too far below it."""
+    product = states.norm(dim=1).max() * table.norm(dim=1).max()
+    lowest, highest = (product.new_zeros(()),) * 2 if offsets is None else torch.aminmax(offsets)
+    bound, spread = torch.stack([product + highest, 2 * product + highest - lowest]).tolist()
+    return bound if spread <= MAX_SPREAD else None
+
+
+def _bounded_softmax(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    offsets: Tensor | None,
+    shift: float,
+    chunk: int,
+    *,
+    of_table: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The loss and both gradients in three products and one pass over the logits.
+
+    The shift and the offsets are a column more of the first product's factors, and the normaliser is one of the
+    second's result. Cosines over a temperature are within such a bound.
+    """
+    num, dim = states.shape
+    of_items = states.new_full((len(table),), -shift) if offsets is None else offsets - shift
+    left = torch.cat([states, states.new_ones(num, 1)], dim=1)  # [position, dim + 1]
+    columns = torch.cat([table.T, of_items[None]])  # [dim + 1, item]
+    right = torch.cat([table, table.new_ones(len(table), 1)], dim=1)  # [item, dim + 1]
+    sums = torch.empty_like(left)
+    table_gradient = table.new_zeros(dim, len(table)) if of_table else None
+    buffer = states.new_empty(min(chunk, num), len(table))
+    for start in range(0, num, chunk):
+        rows = slice(start, start + chunk)
+        likelihoods = torch.mm(left[rows], columns, out=buffer[: len(left[rows])]).exp_()
+        torch.mm(likelihoods, right, out=sums[rows])
+        if table_gradient is not None:
+            table_gradient.addmm_((states[rows] / sums[rows, dim:]).T, likelihoods)
+    normaliser, wanted = sums[:, dim:], table[targets]
+    target_logits = (states * wanted).sum(1) + of_items[targets]
+    total = (normaliser[:, 0].log() - target_logits).sum()
+    states_gradient = sums[:, :dim] / normaliser - wanted
+    if table_gradient is not None:
+        table_gradient = table_gradient.T.contiguous().index_add_(0, targets, states, alpha=-1)
+    return total, states_gradient, table_gradient
 
 
 def _multiply(into: Tensor, left: Tensor, right: Tensor, *, add: bool = False) -> None:

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from llmemb.data.sequences import Sequences, Targets
-from llmemb.rat.fusion import Fusion, choose, fuse
+from llmemb.rat.fusion import Fusion, _within_reach, choose, fuse
 from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
-from llmemb.srs.encoder import HistoryEncoder, TermWeights, score
+from llmemb.srs.encoder import FinalTable, HistoryEncoder, TermWeights, score, score_parts
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
 
@@ -94,6 +94,21 @@ def test_what_is_chosen_is_what_the_model_then_scores():
     of_tail = wanted.take(np.flatnonzero(~HEAD[wanted.items]))
     assert len(of_tail.items) == 2
     assert validation_ndcg(model, of_tail, worker=Worker()) == pytest.approx(chosen.validation_tail_ndcg)
+
+
+def test_targets_out_of_reach_are_left_out_and_change_no_figure():
+    model = make_model(torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 3), dim=1))
+    random = np.random.default_rng(0)
+    histories = random.integers(1, NUM_ITEMS + 1, (60, 4)).tolist()
+    wanted = targets(histories, random.integers(1, NUM_ITEMS + 1, 60).tolist())
+    [parts] = score_parts(model.encoder, FinalTable(model.item_embeddings(), model.content), wanted.histories)
+    assert 10 < len(_within_reach(parts, wanted.items)) < 50
+    _, tried = fuse(
+        model, wanted, head=HEAD, seen_logits=[-2.0, 0.0], content_weights=[0.0, 3.0], content_shares=[0.0, 0.5, 1.0]
+    )
+    for each in tried:
+        model.encoder.weights = each
+        assert validation_ndcg(model, wanted, worker=Worker()) == pytest.approx(each.validation_ndcg)
 
 
 @pytest.mark.parametrize(("tail_price", "expected"), [(0.0, 2.0), (0.02, 3.0), (0.1, 4.0)])

@@ -1,6 +1,8 @@
 import torch
 from torch import nn
 
+from llmemb.rat.scaling import Scaler
+from llmemb.srs import item_table
 from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
 
 
@@ -14,6 +16,18 @@ def test_a_summed_table_adds_its_parts_and_trains_both_but_not_the_frozen_vector
     assert table().tolist() == [[1 + 1, 3 + 2], [4, 6]]
     assert {name for name, _ in table.named_parameters()} == {"parts.0.adapter.weight", "parts.1.weight"}
     assert set(table.state_dict()) == {name for name, _ in table.named_parameters()}
+
+
+def test_a_frozen_table_is_scaled_once_or_as_it_is_read(monkeypatch):
+    vectors, rows = torch.randn(6, 3), torch.tensor([4, 1])
+    scaler = Scaler.fit(vectors, "standardise")
+    once = FrozenTable(vectors, scaler)
+    monkeypatch.setattr(item_table, "SCALED_ONCE", 17)
+    as_read = FrozenTable(vectors, scaler)
+    assert as_read.vectors is vectors
+    assert once.vectors is not vectors
+    torch.testing.assert_close(once(), as_read())
+    torch.testing.assert_close(once(rows), as_read(rows))
 
 
 def test_ids_differ_unless_they_start_at_zero():

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from llmemb.srs import loss as loss_module
 from llmemb.srs.loss import full_softmax
 
 
@@ -12,20 +14,37 @@ def naive(
     return (torch.logsumexp(logits, dim=1) - logits[torch.arange(len(targets)), targets]).sum()
 
 
-def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk():
+@pytest.mark.parametrize("with_offsets", [False, True])
+@pytest.mark.parametrize(("length", "bounded"), [(1.0, True), (30.0, False)])
+def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk(length, bounded, with_offsets):
     torch.manual_seed(0)
-    states, table = torch.randn(7, 4), torch.randn(11, 4) * 3
+    states, table = torch.randn(7, 4), torch.randn(11, 4) * length
     targets = torch.tensor([0, 10, 3, 3, 5, 1, 9])
+    offsets = torch.randn(11) * 2 if with_offsets else None
+    assert (loss_module._bound(states, table, offsets) is not None) == bounded
     expected_inputs = [states.double().requires_grad_(), table.double().requires_grad_()]
-    expected = naive(*expected_inputs, targets)
+    expected = naive(*expected_inputs, targets, offsets)
     (2 * expected).backward()
     for chunk in (1, 3, 7, 100):
         inputs = [states.clone().requires_grad_(), table.clone().requires_grad_()]
-        loss = full_softmax(*inputs, targets, chunk_positions=chunk)
+        loss = full_softmax(*inputs, targets, logit_offsets=offsets, chunk_positions=chunk)
         (2 * loss).backward()
         torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
         for actual, wanted in zip(inputs, expected_inputs, strict=True):
             torch.testing.assert_close(actual.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1.0, 30.0])
+def test_a_frozen_table_gets_no_gradient_and_the_states_the_same(length):
+    torch.manual_seed(0)
+    table, targets = torch.randn(9, 4) * length, torch.tensor([2, 8, 2])
+    states = [torch.ones(3, 4, requires_grad=True) for _ in range(2)]
+    full_softmax(states[0], table, targets, chunk_positions=2).backward()
+    trained = table.clone().requires_grad_()
+    full_softmax(states[1], trained, targets, chunk_positions=2).backward()
+    assert table.grad is None
+    assert trained.grad is not None
+    torch.testing.assert_close(states[0].grad, states[1].grad)
 
 
 def test_huge_logits_stay_finite():

@@ -26,13 +26,14 @@ def adapted_table(inputs: Inputs) -> nn.Module:
         reduced[inputs.missing] = 0.0
         table = FrozenTable(reduced) if settings.freeze_embeddings else IdTable.starting_at(reduced)
     else:
-        embeddings: nn.Module = FrozenTable(inputs.embeddings, scaler, missing=inputs.missing)
+        embeddings: nn.Module = FrozenTable(inputs.embeddings, scaler)
         if not settings.freeze_embeddings:
             embeddings = IdTable.starting_at(embeddings())
         adapter = make_adapter(
             settings.kind, inputs.embeddings, scaler, hidden_dim, start=settings.start, length=length
         )
-        table = AdaptedTable(embeddings, adapter)
+        present = torch.ones(len(inputs.embeddings), dtype=torch.bool).index_fill_(0, inputs.missing, False)
+        table = AdaptedTable(embeddings, adapter, present=None if present.all() else present)
     if not settings.add_ids:
         return table
     # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.

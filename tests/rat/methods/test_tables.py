@@ -1,5 +1,7 @@
 """What each method's items are before training, and which of their parameters are trained."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,16 @@ def test_llmemb_without_adapter_is_a_frozen_pca():
     assert trained(model) == set()
     linear = make_model(make_inputs("llmemb", adapter={"kind": "linear", "add_ids": False}))
     torch.testing.assert_close(model.table().abs(), linear.table().detach().abs())
+
+
+@pytest.mark.parametrize(
+    "adapter", [{"scaling": "none"}, {"kind": "paper"}, {"start": "random"}, {"freeze_embeddings": False}]
+)
+def test_items_without_an_embedding_start_at_zero_whatever_the_adapter(adapter):
+    inputs = replace(make_inputs("llmemb", adapter=adapter), missing=torch.tensor([2, 5]))
+    table = make_model(inputs).table()
+    assert (table[[2, 5]] == 0).all()
+    assert (table[[0, 1, 3, 4]].norm(dim=1) > 0).all()
 
 
 def test_llmemb_with_an_unfrozen_table_trains_it_from_the_embeddings():
