@@ -26,7 +26,7 @@ class IdTable(nn.Module):
         known: Items that have a vector; those of others stay zero. All by default.
     """
 
-    known: Tensor
+    known: Tensor | None
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class IdTable(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_items, hidden_dim) * init_std)
-        self.register_buffer("known", torch.ones(num_items) if known is None else known.float(), persistent=False)
+        self.register_buffer("known", _mask(known), persistent=False)
 
     @classmethod
     def starting_at(cls, vectors: Float[Tensor, "item dim"]) -> "IdTable":
@@ -48,9 +48,7 @@ class IdTable(nn.Module):
         return table
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        if rows is None:
-            return self.weight * self.known[:, None]
-        return self.weight[rows] * self.known[rows, None]
+        return _masked(self.weight if rows is None else self.weight[rows], self.known, rows)
 
 
 class FrozenTable(nn.Module):
@@ -90,13 +88,10 @@ class AdaptedTable(nn.Module):
     ) -> None:
         super().__init__()
         self.embeddings, self.adapter = embeddings, adapter
-        self.register_buffer("present", None if present is None else present.float()[:, None], persistent=False)
+        self.register_buffer("present", _mask(present), persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
-        adapted = self.adapter(self.embeddings(rows))
-        if self.present is None:
-            return adapted
-        return adapted * (self.present if rows is None else self.present[rows])
+        return _masked(self.adapter(self.embeddings(rows)), self.present, rows)
 
 
 class SummedTable(nn.Module):
@@ -108,3 +103,16 @@ class SummedTable(nn.Module):
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:
         return reduce(torch.add, (part(rows) for part in self.parts))
+
+
+def _mask(some: Bool[Tensor, " item"] | None) -> Float[Tensor, "item 1"] | None:
+    """What vectors are multiplied with; None where it would change none."""
+    return None if some is None or bool(some.all()) else some.float()[:, None]
+
+
+def _masked(
+    vectors: Float[Tensor, "row dim"], mask: Float[Tensor, "item 1"] | None, rows: Rows
+) -> Float[Tensor, "row dim"]:
+    if mask is None:
+        return vectors
+    return vectors * (mask if rows is None else mask[rows])
