@@ -63,7 +63,6 @@ class Recommender:
         }
         if info.get("tail_users") is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
-        of_encoder.setdefault("content_share", torch.zeros(()))  # one from before it was there
         try:
             encoder.load_state_dict(of_encoder)
         except RuntimeError as error:

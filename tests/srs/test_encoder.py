@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from llmemb.data.sequences import Sequences
 from llmemb.metrics import ranking
@@ -95,6 +96,14 @@ def test_content_by_itself_has_its_share_of_the_probability():
     expected = 0.75 * own + 0.25 * (cosines / 0.2 + seen).softmax(0)
     [scores] = score(encoder, FinalTable(table, content), Sequences.from_lists([[1, 2]]))
     torch.testing.assert_close(scores[0].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_weights_from_before_content_could_have_a_share_have_none():
+    before = {name: weight for name, weight in make_encoder().state_dict().items() if name != "content_share"}
+    encoder = make_encoder()
+    encoder.weights = TermWeights(1.0, 2.0, 0.3)
+    nn.Sequential(encoder).load_state_dict({f"0.{name}": weight for name, weight in before.items()})
+    assert encoder.weights == TermWeights()
 
 
 def test_the_last_item_reads_its_own_row():
