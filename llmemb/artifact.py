@@ -54,6 +54,12 @@ def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, s
     return finished
 
 
+def recorded_inputs(output: str) -> dict[str, str]:
+    """The fingerprints of what the run read that an output belongs to; empty where it is nobody's yet."""
+    record = storage.join(output, RECORD)
+    return storage.read_json(record)["inputs"] if storage.exists(record) else {}
+
+
 def _identity(config: JobConfig, job: str, inputs: dict[str, str]) -> dict[str, Any]:
     return {"job": job, "config": config.identity(), "inputs": inputs}
 

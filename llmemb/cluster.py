@@ -251,7 +251,9 @@ def say_if_waiting(
         )
 
 
-def check_memory(work: str, memory: int, *, cpus: int = 1, labels: Mapping[str, str] | None = None) -> None:
+def check_memory(
+    work: str, memory: int, *, cpus: int = 1, gpus: int = 0, labels: Mapping[str, str] | None = None
+) -> None:
     """Finds out before any work whether :func:`run_task` will find a node for a task of so much memory.
 
     Where no node is large enough, one such task is asked for, so that an autoscaling cluster starts one that is. A Ray
@@ -262,14 +264,17 @@ def check_memory(work: str, memory: int, *, cpus: int = 1, labels: Mapping[str, 
     """
     import ray
 
-    if not memory or any(node.get("memory", 0) >= memory and node.get("CPU", 0) >= cpus for node in _nodes(labels)):
+    wanted = {"memory": memory, "CPU": cpus, "GPU": gpus}
+    if not memory or any(all(node.get(key, 0) >= wanted[key] for key in wanted) for node in _nodes(labels)):
         return
-    needs = f"{memory / 2**30:.0f} GiB of memory and {cpus} CPU"
+    needs = f"{memory / 2**30:.0f} GiB of memory and {cpus} CPU" + (f" and {gpus} GPU" if gpus else "")
     too_small = InputError(f"{work}: no node of the cluster has {needs}; expected one that has, or a smaller model")
     if not os.environ.get("RAY_ADDRESS"):
         raise too_small
     print(f"{work}: waits for a node with {needs}", flush=True)
-    task: Any = ray.remote(num_cpus=cpus, memory=memory, label_selector=dict(labels or {}), max_retries=0)(_nothing)
+    task: Any = ray.remote(
+        num_cpus=cpus, num_gpus=gpus, memory=memory, label_selector=dict(labels or {}), max_retries=0
+    )(_nothing)
     probe = task.remote()
     if not ray.wait([probe], timeout=NODE_WAIT_SECONDS)[0]:
         ray.cancel(probe)

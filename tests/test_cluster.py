@@ -233,6 +233,8 @@ def test_a_task_that_no_node_has_memory_for_is_found_out(ray_local, monkeypatch,
     cluster.check_memory("export", 2**20)
     with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):
         cluster.check_memory("export", 2**45)
+    with pytest.raises(InputError, match="no node of the cluster has 0 GiB of memory and 1 CPU and 9 GPU"):
+        cluster.check_memory("parity", 2**20, gpus=9)
     assert capsys.readouterr().out == ""  # nobody waits for a second laptop
     monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start another")
     with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):

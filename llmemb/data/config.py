@@ -139,6 +139,9 @@ class Execution(Config):
     """Sources up to this size, unpacked, are prepared in this process; larger ones on Ray."""
     bucket_mib: int = Field(default=128, ge=1)
     """About how much of the source one task reads, or shuffles and sorts in memory."""
+    keep_finished: bool = False
+    """Keeps a dataset that the same config has made at the output, though its source has changed since: what a night
+    that is tried again wants. Otherwise that is refused."""
 
 
 class PrepareConfig(JobConfig):
@@ -167,6 +170,8 @@ class PrepareConfig(JobConfig):
     @model_validator(mode="after")
     def _times_where_needed(self) -> Self:
         timestamp = self.interaction_columns.timestamp
+        if self.columns.timestamp_unit is not None and timestamp is None:
+            raise ValueError("columns.timestamp_unit: expected columns.timestamp, the column that it is the unit of")
         if (self.filters.start is not None or self.filters.end is not None) and timestamp is None:
             raise ValueError("filters.start and filters.end need columns.timestamp")
         if self.split.policy == "time-cut" and (not timestamp or self.interaction_columns.order_by[0] != timestamp):

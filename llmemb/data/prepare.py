@@ -102,6 +102,8 @@ def run_prepare(config: PrepareConfig) -> None:
         find_files(config.items, layout.items.suffixes), find_files(config.interactions, layout.interactions.suffixes)
     )
     inputs = sources.fingerprints
+    if config.execution.keep_finished and storage.exists(storage.join(config.output, DATASET_FILE)):
+        inputs = artifact.recorded_inputs(config.output)
     if not artifact.is_finished(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE):
         on_ray = sources.content_mib > config.execution.in_process_mib
         with _work(config, sources, on_ray=on_ray) as work:

@@ -44,9 +44,7 @@ def check_parity(
     item_ids, prompts, stored = _sample(snapshot, plan, buckets, config.sample_items)
     check_parity_fits(plan.encoder)
     reference = _reference(plan.encoder)
-    resources = {"cpus": reference.threads, "gpus": reference.num_gpus, "memory": _memory(reference)}
-    labels = reference.node_labels
-    expected = np.asarray(run_task("parity", _unbatched, reference, prompts, **resources, labels=labels))
+    expected = np.asarray(run_task("parity", _unbatched, reference, prompts, **_needs(reference)))
     cosines = (expected * stored).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(stored, axis=1)
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= config.min_cosine:
@@ -64,7 +62,7 @@ def check_parity_fits(encoder: EncoderPlan) -> None:
     Raises:
         InputError: no node has it.
     """
-    check_memory("parity", _memory(encoder), cpus=_reference(encoder).threads, labels=encoder.node_labels)
+    check_memory("parity", **_needs(_reference(encoder)))
 
 
 def _reference(encoder: EncoderPlan) -> EncoderPlan:
@@ -76,8 +74,10 @@ def _reference(encoder: EncoderPlan) -> EncoderPlan:
     return replace(encoder, device="cpu", threads=min(MAX_CPUS, cpu_threads(1, encoder.node_labels)))
 
 
-def _memory(encoder: EncoderPlan) -> int:
-    return float32_memory(encoder.num_parameters)
+def _needs(reference: EncoderPlan) -> dict[str, Any]:
+    """What a node must have for the check's one task."""
+    memory = float32_memory(reference.num_parameters)
+    return {"cpus": reference.threads, "gpus": reference.num_gpus, "memory": memory, "labels": reference.node_labels}
 
 
 def _sample(

@@ -59,8 +59,8 @@ class EmbeddingMap(Config):
     """More items than this are sampled; t-SNE's time grows faster than their number, and beyond 5,000 it is a PCA."""
     perplexity: float = Field(default=30.0, gt=1)
     category: str | None = None
-    """The attribute that colours the second row of maps; ``categories`` or ``category`` by default, where there is
-    one."""
+    """The attribute that colours the second row of maps; by default the first of ``categories``,
+    ``category``, ``genres`` and ``genre`` that there is."""
 
 
 class Examples(Config):

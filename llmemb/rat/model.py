@@ -80,14 +80,12 @@ def load_collaborative(uri: str | None) -> Collaborative | None:
     return None if uri is None else Collaborative(torch.from_numpy(read_item_embeddings(uri)), read_weights(uri))
 
 
-def count_missing(config: RatConfig, dataset: Dataset) -> int:
-    """How many of the dataset's items the snapshot lacks; of the snapshot only ids are read.
+def count_missing(config: RatConfig, snapshot: Snapshot, dataset: Dataset) -> int:
+    """How many of the dataset's items a snapshot lacks; of the snapshot only ids are read.
 
     Raises:
         InputError: more than the configured share.
     """
-    assert config.embeddings is not None
-    snapshot = Snapshot.open(config.embeddings)
     missing = np.flatnonzero(~snapshot.has(dataset.item_ids))
     if len(missing) > config.max_missing_share * dataset.num_items:
         raise InputError(

@@ -225,6 +225,11 @@ def write_recommender(
     storage.write_json(storage.join(uri, RECOMMENDER_FILE), info | parts)
 
 
+def is_recommender(uri: str) -> bool:
+    """Whether a finished recommender is there."""
+    return storage.exists(storage.join(uri, RECOMMENDER_FILE))
+
+
 def read_info(uri: str) -> dict[str, Any]:
     """The content of ``recommender.json``.
 
@@ -232,7 +237,7 @@ def read_info(uri: str) -> dict[str, Any]:
         InputError: there is no finished recommender.
     """
     file = storage.join(uri, RECOMMENDER_FILE)
-    if not storage.exists(file):
+    if not is_recommender(uri):
         raise InputError(f"recommender: {uri} has no {RECOMMENDER_FILE}: expected the output of a finished rat job")
     info: dict[str, Any] = storage.read_json(file)
     if info["format"] != FORMAT:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llmemb import __version__, progress, storage
-from llmemb.artifact import claim
+from llmemb.artifact import claim, is_finished, recorded_inputs
 from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers, worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets
@@ -27,12 +27,14 @@ from llmemb.rat.recommender import (
     CONTENT_KEYS,
     FORMAT,
     RECOMMENDER_FILE,
+    is_recommender,
     read_info,
     recipe,
     write_recommender,
 )
 from llmemb.rat.training import OnEpoch, Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
+from llmemb.vectors import MANIFEST_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
@@ -52,21 +54,30 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     config = config.only_read()
     dataset = Dataset.open(config.dataset)
     inputs = {"dataset": dataset.fingerprint}
-    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
+    snapshot = None if config.embeddings is None else _snapshot(config.embeddings, config.output)
     if snapshot is not None:
         inputs["embeddings"] = snapshot.fingerprint
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
             f"dataset: {config.dataset}: no user has two interactions to train on and a validation target after them"
         )
-    if not claim(config, config.output, job="rat", inputs=inputs, finished_by=RECOMMENDER_FILE):
+    belongs: dict[str, Any] = {"job": "rat", "inputs": inputs, "finished_by": RECOMMENDER_FILE}
+    missing = 0
+    if not is_finished(config, config.output, **belongs):
+        # Before the output is claimed: what these refuse is a part of what it would belong to.
+        missing = 0 if snapshot is None else count_missing(config, snapshot, dataset)
+        if config.prompt is not None:
+            config.prompt.check_columns(dataset.item_columns, config.dataset)
+        if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
+            _check_collaborative(config, dataset, config.collaborative)
+    if not claim(config, config.output, **belongs):
+        _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
         return
+    if missing and snapshot is not None:
+        print(f"embeddings: {snapshot.uri} lacks {missing:,} of {dataset.num_items:,} items: they start at zero")
     if snapshot is not None:  # of a root another one may be the newest before this ends
         config = config.model_copy(update={"embeddings": snapshot.uri})
-        missing = count_missing(config, dataset)
-        if missing:
-            print(f"embeddings: {snapshot.uri} lacks {missing:,} of {dataset.num_items:,} items: they start at zero")
     sources = Sources(
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
@@ -77,16 +88,31 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     if here:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fit(config, sources, worker=Worker(device=device), on_epoch=on_epoch)
-        storage.remove(storage.join(config.output, CHECKPOINT_FILE))
+        _remove_leftovers(config.output)
     else:
         _fit_on_ray(config, sources)
     _tell_result(config)
 
 
+def _snapshot(embeddings: str, output: str) -> Snapshot:
+    """The snapshot, or of a root the newest; a run that has begun and not ended goes on with the one it began with."""
+    begun = recorded_inputs(output).get("embeddings")
+    if begun and not is_recommender(output):
+        uri = storage.join(embeddings, begun)
+        if storage.exists(storage.join(uri, MANIFEST_FILE)):
+            return Snapshot.open(uri)
+    return Snapshot.open(embeddings)
+
+
+def _remove_leftovers(output: str) -> None:
+    for name in (RAY_FOLDER, CHECKPOINT_FILE):
+        storage.remove(storage.join(output, name))
+
+
 def _collaborative(config: RatConfig, dataset: Dataset, *, here: bool) -> str:
     """The URI of the ID-only recommender, which is trained where there is none."""
     collaborative = config.collaborative or storage.join(config.output, "collaborative")
-    if not (config.collaborative and storage.exists(storage.join(collaborative, RECOMMENDER_FILE))):
+    if not (config.collaborative and is_recommender(collaborative)):
         run_rat(config.id_only(collaborative), here=here)
     _check_collaborative(config, dataset, collaborative)
     return collaborative
@@ -195,9 +221,8 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
             scaling=training_workers(config.num_workers, threads=threads, labels=config.node_labels),
             max_failures=config.engine.max_failures,
         )
-    storage.remove(storage.join(config.output, RAY_FOLDER))
-    storage.remove(storage.join(config.output, CHECKPOINT_FILE))
-    if not storage.exists(storage.join(config.output, RECOMMENDER_FILE)):
+    _remove_leftovers(config.output)
+    if not is_recommender(config.output):
         raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
 
 

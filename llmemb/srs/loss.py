@@ -119,6 +119,8 @@ class _FullSoftmax(torch.autograd.Function):
 
 def _bound(states: Tensor, table: Tensor, offsets: Tensor | None) -> float | None:
     """What no logit is above, by Cauchy and Schwarz; None if the lowest may lie too far below it."""
+    if not len(states):  # a worker's share of a batch may be empty
+        return 0.0
     product = states.norm(dim=1).max() * table.norm(dim=1).max()
     lowest, highest = (product.new_zeros(()),) * 2 if offsets is None else torch.aminmax(offsets)
     bound, spread = torch.stack([product + highest, 2 * product + highest - lowest]).tolist()

@@ -1,7 +1,7 @@
 """What SASRec and BERT4Rec share: pre-norm transformer blocks over a user's item vectors.
 
-The blocks' last projections start at zero: the untrained model returns its input, and the recommender starts as "more
-like the last item", which for LLM item vectors is already a good answer for tail items.
+The blocks' last projections start at zero: the untrained model returns its input, and SASRec starts as "more like the
+last item", which for LLM item vectors is already a good answer for tail items. BERT4Rec answers at a mask.
 """
 
 import torch

@@ -208,7 +208,9 @@ def test_the_cronjobs_night_takes_the_dataset_that_it_prepared():
     template = job["spec"]["jobTemplate"]["spec"]
     [prepare], [night] = template["template"]["spec"]["initContainers"], template["template"]["spec"]["containers"]
     assert "submit prepare" in prepare["command"][-1]
-    assert prepare["command"][-1].endswith(" output=s3://BUCKET/llmemb/datasets/$(date -u +%F)")
+    assert prepare["command"][-1].endswith(
+        " output=s3://BUCKET/llmemb/datasets/$(date -u +%F) execution.keep_finished=true"
+    )
     assert night["command"][:3] == ["llmemb", "submit", "nightly"]
     final = {rule["onExitCodes"]["containerName"] for rule in template["podFailurePolicy"]["rules"]}
     assert final == {prepare["name"], night["name"]}

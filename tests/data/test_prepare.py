@@ -396,6 +396,7 @@ def test_time_cut_at_given_moments(tables: Tables) -> None:
         ({"split": {"policy": "random"}}, "leave-one-out"),
         ({"filters": {"start": "in June"}}, "expected seconds since 1970, a date or a time"),
         ({"filters": {"start": 5}, "columns": {"order_by": "position"}}, "need columns.timestamp"),
+        ({"columns": {"order_by": "position", "timestamp_unit": "ms"}}, "timestamp_unit: expected columns.timestamp"),
     ],
 )
 def test_rules_that_cannot_hold_are_refused(tables: Tables, settings: dict[str, Any], message: str) -> None:
@@ -636,6 +637,18 @@ def test_finished_dataset_is_kept(tables: Tables) -> None:
     written = Path(dataset.item_files[0]).stat().st_mtime_ns
     tables.prepare()
     assert Path(dataset.item_files[0]).stat().st_mtime_ns == written
+
+
+def test_a_night_that_is_tried_again_keeps_its_dataset_though_the_source_has_grown(tables: Tables) -> None:
+    first = tables.prepare().fingerprint
+    tables.write(interactions=pl.concat([INTERACTIONS, INTERACTIONS.head(1)]))
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.interactions"):
+        tables.prepare()
+    assert tables.prepare(execution={"keep_finished": True}).fingerprint == first
+    with pytest.raises(
+        InputError, match=r"belongs to another run \(config\.filters"
+    ):  # another config is another dataset
+        tables.prepare(execution={"keep_finished": True}, filters={"min_item_interactions": 2})
 
 
 def test_interrupted_dataset_is_finished_by_another_run(tables: Tables) -> None:
