@@ -13,7 +13,7 @@ from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.training import VALIDATION_K, TrainableRecommender, Worker
-from llmemb.srs.encoder import FinalTable, ScoreParts, TermWeights, score_parts
+from llmemb.srs.encoder import FinalTable, ScoreParts, TermWeights, probabilities_, score_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +110,8 @@ def _scores_of_each(parts: ScoreParts, choices: Sequence[TermWeights]) -> Iterat
                 yield from (own for _ in shares)
                 continue
             if content is None:
-                content = parts.content_logits(TermWeights(seen_logit)).softmax(1)
-            own = own.softmax(1)
+                content = probabilities_(parts.content_logits(TermWeights(seen_logit)))
+            own = probabilities_(own)
             yield from (torch.lerp(own, content, share, out=mixed) for share in shares)
 
 

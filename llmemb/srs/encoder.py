@@ -232,7 +232,7 @@ class ScoreParts:
         own = self.own_logits(weights)
         if not weights.content_share:
             return own
-        return own.softmax(1).lerp(self.content_logits(weights).softmax(1), weights.content_share)
+        return probabilities_(own).lerp_(probabilities_(self.content_logits(weights)), weights.content_share)
 
     def own_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
         if self.cosines is None:
@@ -246,6 +246,12 @@ class ScoreParts:
     def _with_seen(self, logits: Tensor, weights: TermWeights) -> Float[Tensor, "user item"]:
         logits[self.seen] += weights.seen_logit
         return logits
+
+
+def probabilities_(logits: Float[Tensor, "user item"]) -> Float[Tensor, "user item"]:
+    """Their softmax, in place: another matrix of such a size would take longer to get than to fill."""
+    logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(1, keepdim=True))
 
 
 def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[ScoreParts]:

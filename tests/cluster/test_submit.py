@@ -32,7 +32,13 @@ def test_every_job_submitted_in_turn_ends_with_a_report(client, tiny_encoder, tm
         "prepare": [*inputs, f"output={folders['dataset']}"],
         "scft": [dataset, f"output={folders['encoder']}", f"base_model={tiny_encoder}", "max_steps=2", "batch_size=8"],
         "embed": [dataset, f"encoder={folders['encoder']}", f"output={folders['embeddings']}"],
-        "rat without text": [dataset, "method=none", f"output={folders['none']}", "training.max_epochs=1"],
+        "rat without text": [
+            dataset,
+            "method=none",
+            "embeddings=null",
+            f"output={folders['none']}",
+            "training.max_epochs=1",
+        ],
         "rat": [
             dataset,
             f"embeddings={folders['embeddings']}",
