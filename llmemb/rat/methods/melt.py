@@ -9,6 +9,8 @@ branches are detached; nothing is overwritten before the first epoch, in which t
 whether a user is of the tail is said by the history at hand, which in a test is longer by the validation item.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -26,6 +28,7 @@ from llmemb.srs.item_table import IdTable
 from llmemb.srs.tail_users import TailUsers
 
 ITEMS_PER_CHUNK = 512
+HISTORIES_PER_READ = 32
 
 
 class Mutual(Auxiliary):
@@ -73,8 +76,9 @@ class Mutual(Auxiliary):
         whole = self._sequences.take(self._head_users[places])
         suffix = whole.newest(step.random.integers(1, np.minimum(whole.lengths, tail_users.longest + 1).clip(min=2)))
         told = tail_users.branch(newest_states(model, suffix, embeddings))
-        errors = (told - newest_states(model, whole, embeddings).detach()).square().mean(1)
-        return _weighted(errors, attention(places, len(self._head_users), step.progress))
+        with torch.no_grad():
+            wanted = newest_states(model, whole, embeddings)
+        return _weighted((told - wanted).square().mean(1), attention(places, len(self._head_users), step.progress))
 
     def _item_loss(self, model: TrainableRecommender, embeddings: Tensor, step: Step) -> Tensor:
         """A head item's embedding from its contexts."""
@@ -152,9 +156,14 @@ def attention(places: NDArray[np.int64], number: int, progress: float) -> NDArra
 def newest_states(
     model: TrainableRecommender, histories: Sequences, embeddings: Float[Tensor, "item dim"]
 ) -> Float[Tensor, "user dim"]:
-    """The backbone's state after each history."""
-    item_index = model.encoder.questions(histories, 0, len(histories)).to(embeddings.device)
-    return model.encoder.states(item_index, embeddings)[:, -1]
+    """The backbone's state after each history; those of like length are read together, with hardly any padding."""
+    by_length = np.argsort(histories.lengths, kind="stable")
+    read = []
+    for rows in np.array_split(by_length, math.ceil(len(by_length) / HISTORIES_PER_READ)):
+        item_index = model.encoder.questions(histories.take(rows), 0, len(rows)).to(embeddings.device)
+        read.append(model.encoder.states(item_index, embeddings)[:, -1])
+    states = torch.cat(read)
+    return states[torch.from_numpy(np.argsort(by_length)).to(states.device)]
 
 
 def _weighted(errors: Float[Tensor, " row"], weights: NDArray[np.float64]) -> Tensor:

@@ -77,6 +77,16 @@ def test_tail_items_are_overwritten_before_each_epoch_but_the_first():
     assert changed == [row != head and popularity[row] > 0 for row in range(6)]
 
 
+def test_a_history_has_the_same_state_alone_and_among_many(backbone):
+    model, _ = make_melt(backbone=backbone)
+    model.eval()
+    embeddings = model.item_embeddings()
+    histories = [[1 + (start + place) % 6 for place in range(1 + 7 * start % 5)] for start in range(70)]
+    states = newest_states(model, Sequences.from_lists(histories), embeddings)
+    alone = [newest_states(model, Sequences.from_lists([history]), embeddings) for history in histories]
+    torch.testing.assert_close(states, torch.cat(alone))
+
+
 def test_what_overwrites_is_the_item_branch_of_the_mean_enhanced_context():
     model, mutual = make_melt(melt={"max_contexts": 99})
     item = 4
