@@ -16,7 +16,6 @@ from llmemb.errors import InputError
 from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
-from llmemb.rat.config import FusionConfig
 from llmemb.rat.recommender import Recommender, read_info, recipe
 from llmemb.rat.scaling import content_of
 from llmemb.srs.repeats import repeat_share
@@ -75,8 +74,7 @@ def text_similarity_entrant(snapshot: Snapshot, dataset: Dataset, *, last_items:
     return Entrant(TextSimilarity.label, "baseline", (run,))
 
 
-def content_entrant(snapshot: Snapshot, dataset: Dataset) -> Entrant:
-    decay = FusionConfig().content_decay
+def content_entrant(snapshot: Snapshot, dataset: Dataset, *, decay: float) -> Entrant:
     run = Run(
         fingerprint=storage.fingerprint(["content alone", snapshot.fingerprint, decay, dataset.fingerprint]),
         load=functools.partial(load_content, snapshot.uri, dataset.uri, decay=decay),

@@ -38,6 +38,7 @@ from llmemb.evaluation.sharding import Question, answer
 from llmemb.metrics.measure import metric_names
 from llmemb.metrics.ranking import Ranking
 from llmemb.metrics.slices import Slice, popularity_groups, slices_of
+from llmemb.rat.config import FusionConfig
 
 METRICS_FILE, REPORT_FILE, RANKINGS_FOLDER = "metrics.json", "report.html", "rankings"
 TARGETS = {
@@ -100,7 +101,7 @@ def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot |
     recommenders = recommender_entrants(config.models, dataset, across_datasets=config.across_datasets)
     if snapshot is not None:
         entrants.append(text_similarity_entrant(snapshot, dataset, last_items=config.text_similarity.last_items))
-        entrants.append(content_entrant(snapshot, dataset))
+        entrants.append(content_entrant(snapshot, dataset, decay=FusionConfig().content_decay))
     entrants += recommenders
     entrants += [_imported_entrant(ranking) for ranking in config.rankings]
     repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]

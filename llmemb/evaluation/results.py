@@ -75,7 +75,8 @@ def comparisons(
     """Every two entrants on every headline metric and slice, users paired.
 
     ``p_holm`` is corrected for all pairs that share a protocol, slice and metric: one column of the comparison table.
-    Where no p-value of so many can be below 0.05, a line says so.
+    Where no p-value of so many can be below 0.05, a line says so. The test is over users, of these very runs; two
+    models are ``apart`` if it tells them so and the interval, over users and seeds, is on one side of zero.
 
     Args:
         entrants: By label, the rankings of the runs.
@@ -92,11 +93,11 @@ def comparisons(
         }
         tests = [
             {"protocol": protocol, "slice": part.name, "metric": metric, "a": a, "b": b}
-            | _test(values[a] - values[b], uncertainty, seed)
+            | _test(values[a], values[b], uncertainty, seed)
             for a, b in itertools.combinations(values, 2)
         ]
         adjusted = holm([test["p"] for test in tests])
-        result += [test | {"p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
+        result += [test | {"p_holm": p, "apart": _apart(test, p)} for test, p in zip(tests, adjusted, strict=True)]
     return result
 
 
@@ -112,12 +113,18 @@ def _say_if_too_few(entrants: Mapping[str, Sequence[Ranking]], randomisations: i
         )
 
 
-def _test(differences: NDArray[np.float64], uncertainty: Uncertainty, seed: int) -> dict[str, Any]:
+def _test(a: NDArray[np.float64], b: NDArray[np.float64], uncertainty: Uncertainty, seed: int) -> dict[str, Any]:
+    differences = a.mean(axis=1) - b.mean(axis=1)
     return {
         "difference": float(differences.mean()),
-        "interval": difference_interval(differences, resamples=uncertainty.resamples, seed=seed),
+        "interval": difference_interval(a, b, resamples=uncertainty.resamples, seed=seed),
         "p": randomisation_test(differences, randomisations=uncertainty.randomisations, seed=seed),
     }
+
+
+def _apart(test: Mapping[str, Any], p_holm: float) -> bool:
+    low, high = test["interval"]
+    return p_holm < SIGNIFICANCE and not low <= 0 <= high
 
 
 def _intervals(

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals over users, paired tests between models, and Holm's correction for many tests.
+"""How sure a figure is: intervals over users and seeds, paired tests between models, Holm's correction for many tests.
 
 A metric is a mean over queries of what their ranks are worth, and few different ranks are worth anything: at k = 20
 there are 21 different values. So queries are counted by value first, and a resample of all of them is one draw of those
@@ -34,14 +34,27 @@ def bootstrap_interval(
     return {name: (float(low[column]), float(high[column])) for column, name in enumerate(names)}
 
 
-def difference_interval(differences: NDArray[np.float64], *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean of one model's values less another's, resampled together.
+def difference_interval(
+    a: NDArray[np.float64], b: NDArray[np.float64], *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean of one model's values less another's.
+
+    Users are a sample, and so are training seeds: both are drawn anew in each resample. Of three seeds that is
+    still a little narrow, since three show two thirds of their variance.
 
     Args:
-        differences: float ``[queries]``, of the same query under both models.
+        a: float ``[queries, runs]``, what each query is worth under the one model, run by run.
+        b: The same of the other. With as many runs, those at the same place belong together; one run alone, such as a
+            baseline that has no seed, is compared with each of the other's.
     """
-    values, counts = np.unique(differences.round(DECIMALS), return_counts=True)
-    low, high = _percentiles(_resampled_means(values, counts, resamples=resamples, seed=seed))
+    paired = a.shape[1] == b.shape[1] or 1 in (a.shape[1], b.shape[1])
+    sides = [a - b] if paired else [a, -b]
+    values, counts = np.unique(np.concatenate(sides, axis=1).round(DECIMALS), axis=0, return_counts=True)
+    means = _resampled_means(values, counts, resamples=resamples, seed=seed)  # [resamples, runs]
+    random = np.random.default_rng([seed, 1])
+    widths = [side.shape[1] for side in sides]
+    shares = [random.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs for runs in widths]
+    low, high = _percentiles((means * np.concatenate(shares, axis=1)).sum(axis=1))
     return float(low), float(high)
 
 
@@ -84,9 +97,9 @@ def randomisations_needed(num_tests: int) -> int:
 
 
 def query_values(ranks: NDArray[np.integer], name: str) -> NDArray[np.float64]:
-    """float64 ``[queries]``: what each query is worth by one metric, its mean over the runs (``[queries, runs]``)."""
+    """What each query is worth by one metric, of the shape of the ranks."""
     worth = gains([name])[:, 0]
-    return worth[np.minimum(ranks, len(worth)) - 1].mean(axis=1)
+    return worth[np.minimum(ranks, len(worth)) - 1]
 
 
 def _distinct(ranks: NDArray[np.integer], names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -92,14 +92,18 @@ class StudyConfig(JobConfig):
             raise ValueError(f"{whole} is what the whole method is called: expected another name")
         return ablations
 
+    @field_validator("details_backbone")
+    @classmethod
+    def _details_backbone_exists(cls, name: str | None) -> str | None:
+        if name is not None:
+            _check_backbone(name)
+        return name
+
     @field_validator("per_backbone")
     @classmethod
     def _of_the_recommender(cls, settings: dict[str, Settings]) -> dict[str, Settings]:
         for backbone, values in settings.items():
-            if backbone not in BACKBONES and ":" not in backbone:
-                raise ValueError(
-                    f"{backbone}: expected one of {', '.join(BACKBONES)}, or a path such as my.module:Class"
-                )
+            _check_backbone(backbone)
             for path in values:
                 check_path(path)
                 if not path.startswith("rat."):
@@ -135,6 +139,11 @@ class StudyConfig(JobConfig):
     @property
     def has_details(self) -> bool:
         return self.details_backbone in (None, *self.backbones)
+
+
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES and ":" not in name:
+        raise ValueError(f"{name}: expected one of {', '.join(BACKBONES)}, or a path such as my.module:Class")
 
 
 def check_path(path: str) -> None:

@@ -106,7 +106,8 @@ class Grid:
 
     def ids_alone(self) -> list[Trial]:
         """The ID-only trials: those of the table, and those that others start from."""
-        of_table = [trial for backbone in self.config.backbones for trial in self.table("none", backbone)]
+        backbones = self.config.backbones if "none" in self.config.methods else ()
+        of_table = [trial for backbone in backbones for trial in self.table("none", backbone)]
         pairs = product(self.config.methods, self.config.backbones)
         others = [*self.all_trials(), *(trial for pair in pairs for trial in self.candidates(*pair))]
         started = [self.started_from(trial) for trial in others]

@@ -30,7 +30,7 @@ from llmemb.study import tables
 from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid, Trial
 from llmemb.study.results import Measure, Row
-from llmemb.study.trials import Outcomes
+from llmemb.study.trials import Outcome, Outcomes
 
 STUDY_FILE, REPORT_FILE = "study.json", "report.html"
 PRINTED = ("Methods", "Ablations", "Sensitivity")
@@ -87,8 +87,11 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Meas
 
 
 def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
-    """Ranks what was trained, and compares."""
+    """Ranks what was trained, and compares; what cannot be ranked has failed."""
     config = grid.config
+    in_tables = dict.fromkeys(grid.rat_config(trial).output for trial in grid.all_trials())
+    reasons = measure.rank_all([uri for uri in in_tables if outcomes[uri].reason is None])
+    outcomes |= {uri: Outcome(reason) for uri, reason in reasons.items()}
 
     def row(name: str, trials: Sequence[Trial]) -> Row:
         uris = [grid.rat_config(trial).output for trial in trials]
@@ -104,7 +107,6 @@ def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
         path: [row(f"{value:g}", trials) for value, trials in by_value.items()]
         for path, by_value in grid.sensitivity().items()
     }
-    measure.rank_all([*ablated, *(one for rows in [*of_backbones.values(), *varied.values()] for one in rows)])
     baselines = measure.baselines(_snapshot(grid))
     return Results(
         {backbone: measure.group([*baselines, *rows]) for backbone, rows in of_backbones.items()},
@@ -149,7 +151,10 @@ def _snapshot(grid: Grid) -> Snapshot | None:
     if not grid.needs_embeddings:
         return None
     uri = grid.embed_config(grid.trial("llmemb", grid.config.for_details, grid.config.seeds[0])).output
-    return None if latest_id(uri) is None else Snapshot.open(uri)
+    if latest_id(uri) is None:
+        print(f"study: {uri} has no embeddings: no rows of text alone")
+        return None
+    return Snapshot.open(uri)
 
 
 def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Maps | None:
@@ -171,7 +176,7 @@ def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Map
 
 def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset: Dataset) -> dict[str, Any]:
     """The pictures of the page, and what it says of the data."""
-    config = grid.config
+    config, named = grid.config, _named_groups(grid.config, results)
     long_tail = {
         backbone: {
             "legend": [(figures.model_color(number), model["label"]) for number, model in enumerate(group["models"])],
@@ -184,6 +189,7 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
     return {
         "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
         "backbones": list(results.methods),
+        "num_recommenders": len({uri for _, _, group in named for model in group["models"] for uri in model["runs"]}),
         "seeds": config.seeds,
         "details": distinct_labels(config.backbones)[config.for_details],
         "dataset": _facts(dataset),

@@ -22,6 +22,7 @@ from llmemb.evaluation.results import comparisons, rank_figures
 from llmemb.evaluation.sharding import Question, answer
 from llmemb.metrics.ranking import Ranking, Scorer
 from llmemb.metrics.slices import Slice, slices_of
+from llmemb.rat.config import FusionConfig
 from llmemb.rat.recommender import read_info
 from llmemb.study.config import StudyConfig
 
@@ -73,7 +74,8 @@ class Measure:
         entrants = [popularity_entrant(self._dataset)]
         if snapshot is not None:
             entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=1))
-            entrants.append(content_entrant(snapshot, self._dataset))
+            fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
+            entrants.append(content_entrant(snapshot, self._dataset, decay=fusion.content_decay))
         return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
 
     def group(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -100,13 +102,21 @@ class Measure:
             "comparisons": comparisons(rankings, shown, uncertainty=uncertainty, seed=seed),
         }
 
-    def rank_all(self, rows: Sequence[Row]) -> None:
-        """Ranks all that is not ranked yet."""
-        uris = list(dict.fromkeys(uri for row in rows for uri in row.uris))
+    def rank_all(self, uris: Sequence[str]) -> dict[str, str]:
+        """Ranks all that is not ranked yet.
+
+        Returns:
+            By URI, why a recommender cannot be ranked: it is damaged or of an older format, or scores are not finite.
+        """
+        reasons = {}
         with progress.bar("study: rank", len(uris), "recommenders") as bar:
             for number, uri in enumerate(uris, start=1):
-                self._remembered(uri, partial(self._stored, uri))
+                try:
+                    self._remembered(uri, partial(self._stored, uri))
+                except InputError as error:
+                    reasons[uri] = f"cannot be ranked; remove it to have it trained again: {error}"
                 bar.update(number)
+        return reasons
 
     def _runs(self, row: Row) -> list[Ranking]:
         if row.load is not None:
@@ -121,8 +131,8 @@ class Measure:
     def _stored(self, recommender: str) -> Ranking:
         """A recommender's ranking: read where an earlier run has left it, else made and stored."""
         sampled = None if self._config.sampled is None else self._config.sampled.model_dump()
-        weights = read_info(recommender).get("weights")  # it may have been trained again at the same place
-        made_from = [storage.name(recommender), weights, self._dataset.fingerprint, self._config.seed, sampled]
+        info = read_info(recommender)  # it may have been trained again at the same place
+        made_from = [storage.name(recommender), info, self._dataset.fingerprint, self._config.seed, sampled]
         uri = storage.join(self._config.output, "rankings", f"{storage.fingerprint(made_from)}.parquet")
         if storage.exists(uri):
             return stored.read_ranks(uri)
@@ -136,13 +146,7 @@ class Measure:
 
 
 def difference(group: Mapping[str, Any], a: str, b: str, *, part: str, metric: str) -> dict[str, Any] | None:
-    """The paired test of one row less another, full ranking; None where there is none."""
-    for test in group["comparisons"]:
-        if (test["protocol"], test["slice"], test["metric"]) != ("full", part, metric):
-            continue
-        if (test["a"], test["b"]) == (a, b):
-            return dict(test)
-        if (test["a"], test["b"]) == (b, a):
-            low, high = test["interval"]
-            return test | {"a": a, "b": b, "difference": -test["difference"], "interval": (-high, -low)}
-    return None
+    """The comparison of one row with a later one, full ranking; None where there is none."""
+    wanted = {"protocol": "full", "slice": part, "metric": metric, "a": a, "b": b}
+    found = (test for test in group["comparisons"] if all(test[key] == value for key, value in wanted.items()))
+    return next(found, None)

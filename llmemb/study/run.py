@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
+from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import is_recommender
 from llmemb.study.config import StudyConfig
 from llmemb.study.encoders import make_embeddings
 from llmemb.study.grid import Grid, Trial
@@ -28,9 +30,22 @@ def run_study(config: StudyConfig) -> None:
     tried = [trial for method, backbone in searched for trial in grid.candidates(method, backbone)]
     for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with settings and data
         grid.rat_config(trial)
+    check_effort(grid)
     measure = Measure(config, dataset)
     storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
     write_report(grid, train_all(grid), dataset, measure)
+
+
+def check_effort(grid: Grid) -> None:
+    """Raises InputError where a method's combinations of settings are not as many different trials."""
+    for method, backbone in itertools.product(grid.config.methods, grid.config.backbones):
+        tried = grid.candidates(method, backbone)
+        different = {grid.rat_config(trial).output for trial in tried}
+        if len(different) < len(tried):
+            raise InputError(
+                f"search.{method}: {len(tried)} combinations are {len(different)} different trials: expected settings "
+                "that the method reads, and each value once"
+            )
 
 
 def train_all(grid: Grid) -> Outcomes:
@@ -68,14 +83,20 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
         uri = grid.rat_config(trial).output
         if uri not in outcomes:
             new.setdefault(uri, trial)
-    started = {uri: first for uri, trial in new.items() if (first := grid.started_from(trial)) is not None}
+    # What a finished trial was made from may be gone.
+    todo = {uri: trial for uri, trial in new.items() if not is_recommender(uri)}
+    started = {uri: first for uri, trial in todo.items() if (first := grid.started_from(trial)) is not None}
     if started:  # trained here, each once and as it says, and not by the trials that wait for it
         _run(grid, "IDs alone", started.values(), outcomes)
     of_ids = {uri: outcomes[grid.rat_config(first).output].reason for uri, first in started.items()}
     stopped = {uri: f"the ID-only recommender that it starts from failed: {why}" for uri, why in of_ids.items() if why}
-    no_embeddings = make_embeddings(grid, [trial for uri, trial in new.items() if uri not in stopped])
+    no_embeddings = make_embeddings(grid, [trial for uri, trial in todo.items() if uri not in stopped])
     configs = [grid.rat_config(trial) for trial in new.values()]
-    unread = {config.output: why for config in configs if (why := no_embeddings.get(str(config.embeddings)))}
+    unread = {
+        config.output: why
+        for config in configs
+        if config.output in todo and (why := no_embeddings.get(str(config.embeddings)))
+    }
     stopped = unread | stopped
     outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
     possible = [config for config in configs if config.output not in stopped]

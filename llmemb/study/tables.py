@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmemb.evaluation import report
-from llmemb.metrics.uncertainty import SIGNIFICANCE
 from llmemb.study.results import difference
 
 TABLE_SLICES = ("overall", "tail")
@@ -15,6 +14,17 @@ TABLE_METRICS = ("hit_rate@10", "ndcg@10")
 TITLES = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10"}
 COLUMNS = tuple(f"{part} {TITLES[metric]}" for part in TABLE_SLICES for metric in TABLE_METRICS)
 LATEX_ESCAPES = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
+LATEX_ESCAPES |= str.maketrans({"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"})
+LATEX_ESCAPES |= str.maketrans({"±": "$\\pm$", "≈": "$\\approx$", "≥": "$\\geq$"})
+PROTOCOL = (
+    "All items ranked, seen items not filtered; trained models and content alone rank them last by themselves where "
+    "people do not come back to what they had."
+)
+MARKS = (
+    "Bold: the best of its column and block; ≈: it cannot be told from the best, by a paired randomisation test over "
+    "users (p ≥ 0.05 after Holm's correction) or by the 95 % interval of the difference, over users and seeds; ±: "
+    "between seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,7 @@ def comparison(groups: Mapping[str, Mapping[str, Any]]) -> Table:
         groups: By backbone, what :meth:`Measure.group` gives.
     """
     blocks = tuple((backbone, tuple(_rows(group))) for backbone, group in groups.items())
-    note = (
-        "All items ranked, seen items not filtered. Bold: the best of its column and backbone; ≈: a paired "
-        "randomisation test cannot tell it from the best (p ≥ 0.05 after Holm's correction); ±: between seeds."
-    )
-    return Table("Methods", ("", *COLUMNS), blocks, note)
+    return Table("Methods", ("", *COLUMNS), blocks, f"{PROTOCOL} {MARKS}")
 
 
 def ablations(group: Mapping[str, Any]) -> Table:
@@ -62,8 +68,8 @@ def ablations(group: Mapping[str, Any]) -> Table:
         lost = ["" if without is None else _difference(group, whole, without, part) for part in TABLE_SLICES]
         rows.append((*row, *map(Cell, lost)))
     note = (
-        f"Lost: {whole} less the row, with the 95 % interval over users; * where a paired randomisation test tells "
-        "them apart (p < 0.05 after Holm's correction). Above zero, the part helps."
+        f"{PROTOCOL} {MARKS} Lost: {whole} less the row, with the 95 % interval over users and seeds; *: told apart, "
+        "by that and by the test. Above zero, the part helps."
     )
     columns = ("", *COLUMNS, *(f"{part}: lost NDCG@10" for part in TABLE_SLICES))
     return Table("Ablations", columns, (("", tuple(rows)),), note)
@@ -72,7 +78,7 @@ def ablations(group: Mapping[str, Any]) -> Table:
 def sensitivity(groups: Mapping[str, Mapping[str, Any]]) -> Table:
     """The figures for each value of each setting."""
     blocks = tuple((path, tuple(_rows(group))) for path, group in groups.items())
-    return Table("Sensitivity", ("", *COLUMNS), blocks)
+    return Table("Sensitivity", ("", *COLUMNS), blocks, f"{PROTOCOL} {MARKS}")
 
 
 def trials(outcomes: Sequence[Mapping[str, Any]]) -> Table:
@@ -109,7 +115,8 @@ def to_latex(tables: Sequence[Table]) -> str:
     """One ``table`` with a ``tabular`` (of booktabs) for each."""
     parts = []
     for table in tables:
-        lines = ["\\begin{table}", "\\centering", f"\\caption{{{_latex(table.title)}}}"]
+        caption = f"{table.title}. {table.note}" if table.note else table.title
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{_latex(caption)}}}"]
         lines += ["\\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", "\\toprule"]
         lines.append(_latex_row([Cell(name) for name in table.columns]))
         for title, rows in table.blocks:
@@ -170,7 +177,7 @@ def _difference(group: Mapping[str, Any], whole: str, without: str, part: str) -
     if test is None:
         return ""
     low, high = test["interval"]
-    mark = "*" if test["p_holm"] < SIGNIFICANCE else ""
+    mark = "*" if test["apart"] else ""
     return f"{test['difference']:+.4f}{mark} ({low:+.4f} to {high:+.4f})"
 
 
@@ -186,7 +193,4 @@ def _latex_row(cells: Sequence[Cell]) -> str:
 
 
 def _latex(text: str) -> str:
-    escaped = text.replace("\\", "\\textbackslash ").translate(LATEX_ESCAPES)
-    for sign, command in {"±": "$\\pm$", "≈": "$\\approx$", "≥": "$\\geq$"}.items():
-        escaped = escaped.replace(sign, command)
-    return escaped
+    return text.translate(LATEX_ESCAPES)

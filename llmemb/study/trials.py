@@ -11,7 +11,7 @@ from llmemb.job import find_input_error
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
-from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE
+from llmemb.rat.recommender import METRICS_FILE, is_recommender
 from llmemb.rat.run import run_rat
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
@@ -50,15 +50,11 @@ def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, setting
     Returns:
         An outcome for each, in order.
     """
-    todo = {config.output: config for config in configs if not is_finished(config)}
+    todo = {config.output: config for config in configs if not is_recommender(config.output)}
     if configs and len(todo) < len(configs):
         print(f"study: {title}: {len(configs) - len(todo):,} of {len(configs):,} trials are finished already")
     reasons = _tune(list(todo.values()), title, output, settings) if todo else {}
     return [_outcome(config, reasons.get(config.output)) for config in configs]
-
-
-def is_finished(config: RatConfig) -> bool:
-    return storage.exists(storage.join(config.output, RECOMMENDER_FILE))
 
 
 def reason_of(error: BaseException) -> str:
@@ -72,7 +68,7 @@ def reason_of(error: BaseException) -> str:
 
 def _outcome(config: RatConfig, reason: str | None) -> Outcome:
     """What is known of a trial that ended, or of one that an earlier run finished."""
-    if not is_finished(config):
+    if not is_recommender(config.output):
         return Outcome(reason or "it did not finish, and said nothing")
     metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
     return Outcome(

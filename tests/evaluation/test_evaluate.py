@@ -19,6 +19,7 @@ from llmemb.evaluation.config import EvaluateConfig, Uncertainty
 from llmemb.evaluation.evaluate import run_evaluate
 from llmemb.evaluation.results import comparisons
 from llmemb.metrics.ranking import Ranking
+from llmemb.metrics.slices import Slice
 from llmemb.rat import recommender
 from llmemb.vectors import to_table, write
 
@@ -114,6 +115,17 @@ def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Pa
         ("nearest (first)", "nearest (second)"),
     }
     assert {test["p_holm"] for test in pairs if test["a"] != "popularity"} == {1}
+
+
+def test_what_one_seed_says_and_another_denies_tells_nobody_apart() -> None:
+    good, bad = (Ranking({"full": np.full(100, rank, np.int32)}, {}) for rank in (1, 4))
+    overall = Slice("overall", "headline", "all", np.ones(100, bool))
+    rows = {"sure": [good] * 3, "other": [bad] * 3, "unsure": [good, good, bad]}
+    tests = comparisons(rows, [overall], uncertainty=Uncertainty(randomisations=1000), seed=0)
+    of_ndcg = {(test["a"], test["b"]): test for test in tests if test["metric"] == "ndcg@10"}
+    assert of_ndcg["sure", "other"]["apart"]
+    assert not of_ndcg["sure", "unsure"]["apart"]
+    assert of_ndcg["sure", "unsure"]["p_holm"] < 0.05  # every user is worth less, in these very runs
 
 
 @pytest.mark.parametrize(("randomisations", "enough"), [(100, True), (119, False)])

@@ -30,11 +30,11 @@ def test_interval_is_that_of_resampling_users_one_by_one() -> None:
 
 def test_no_more_is_drawn_at_a_time_than_fits_and_the_figures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = np.stack([RANKS, RANKS[::-1]], axis=1)
-    differences = query_values(ranks, "ndcg@10") - query_values(ranks[::-1], "mrr@10")
+    one, other = query_values(ranks, "ndcg@10"), query_values(ranks[::-1], "mrr@10")
 
     def figures() -> list[tuple[float, float]]:
         ours = bootstrap_interval(ranks, ["hit_rate@10", "ndcg@10"], resamples=200, seed=0)
-        return [*ours.values(), difference_interval(differences, resamples=200, seed=0)]
+        return [*ours.values(), difference_interval(one, other, resamples=200, seed=0)]
 
     whole, sizes = figures(), []
     portions = uncertainty._portions
@@ -49,7 +49,7 @@ def test_no_more_is_drawn_at_a_time_than_fits_and_the_figures_stay(monkeypatch: 
 
 def test_a_querys_value_is_the_mean_of_its_runs() -> None:
     ranks = np.array([[1, 3], [20, 2], [20, 20]])
-    assert query_values(ranks, "mrr@10").tolist() == pytest.approx([(1 + 1 / 3) / 2, 1 / 4, 0])
+    assert query_values(ranks, "mrr@10").tolist() == [[1, pytest.approx(1 / 3)], [0, 1 / 2], [0, 0]]
     low, high = bootstrap_interval(np.array([[1, 2]] * 5), ["mrr@10"], resamples=100, seed=0)["mrr@10"]
     assert low == high == pytest.approx(0.75)  # all users alike: nothing to be unsure of
 
@@ -60,9 +60,27 @@ def test_difference_interval_keeps_users_paired() -> None:
     theirs = stats.bootstrap(
         (differences,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
     )
-    ours = difference_interval(differences, resamples=4000, seed=0)
+    ours = difference_interval(ndcg(better, 10)[:, None], ndcg(RANKS, 10)[:, None], resamples=4000, seed=0)
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.15 * differences.std() / np.sqrt(800))
     assert ours[0] > 0
+
+
+@pytest.mark.parametrize("runs", [(3, 3), (3, 1), (2, 3)], ids=["paired", "a baseline", "not as many"])
+def test_difference_interval_draws_seeds_too(runs: tuple[int, int]) -> None:
+    random, num = np.random.default_rng(4), 300
+    one, other = (random.random((num, number)) + random.normal(0, 0.1, number) for number in runs)
+    means = []
+    for _ in range(4000):  # user by user and run by run
+        users, first = random.integers(num, size=num), random.integers(runs[0], size=runs[0])
+        second = first if runs[0] == runs[1] else random.integers(runs[1], size=runs[1])
+        means.append(one[np.ix_(users, first)].mean() - other[np.ix_(users, second)].mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    ours = difference_interval(one, other, resamples=4000, seed=0)
+    assert ours == pytest.approx(expected, abs=0.08 * (expected[1] - expected[0]))
+    users_alone = difference_interval(
+        one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True), resamples=4000, seed=0
+    )
+    assert ours[1] - ours[0] > 1.3 * (users_alone[1] - users_alone[0])
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.05, 0.12])

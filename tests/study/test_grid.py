@@ -188,6 +188,13 @@ def test_chosen_settings_are_in_the_table_and_in_what_starts_from_them():
     )
 
 
+def test_ids_alone_are_trained_where_they_are_compared_or_started_from():
+    settings = {"methods": ["llm2x", "llmemb"], "seeds": [0], "rat": {}}
+    assert make_grid(**settings).ids_alone() == []
+    aligned = make_grid(**settings, ablations={"aligned": {"rat.alignment.weight": 0.03}})
+    assert [(trial.method, trial.backbone) for trial in aligned.ids_alone()] == [("none", "sasrec")]
+
+
 def test_every_method_that_trains_is_tried_as_often():
     with pytest.raises(InputError, match=r"search: expected as many combinations .* got none 2, llmemb 1"):
         make_grid(methods=["none", "llmemb", "text_sum"], search={"none": {"rat.training.learning_rate": [1e-3, 2e-3]}})
@@ -203,6 +210,7 @@ def test_every_method_that_trains_is_tried_as_often():
         ({"ablations": {"odd": {"rat.seed": 0}}}, "rat.seed: expected a setting of"),
         ({"rat": {"seed": 3}}, "rat.seed is set by the study itself"),
         ({"seeds": [1, 1]}, "seeds: .*expected one or more, each once"),
+        ({"details_backbone": "sasrek"}, "details_backbone: .*sasrek: expected one of sasrec, gru4rec"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_read(settings, message):

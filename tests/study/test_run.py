@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,11 +12,14 @@ from llmemb import storage
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
-from llmemb.study import encoders, trials
+from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
 from llmemb.study.grid import Grid
+from llmemb.study.report import search_table
 from llmemb.study.run import run_study, train_all
+from llmemb.study.trials import Outcome
 from tests.snapshots import write_snapshot
 
 SMALL = {
@@ -108,6 +112,63 @@ def test_a_finished_study_trains_nothing_again(study, monkeypatch, capsys):
     assert [storage.name(uri).split("-")[0] for uri in tried] == ["melt", "melt"]  # what failed is tried again
     assert json.dumps(storage.read_json(f"{study.output}/study.json")["methods"]) == before
     assert "2 of 10 trials failed" in capsys.readouterr().out
+
+
+def test_what_finished_trials_were_made_from_may_be_gone(study, tmp_path, monkeypatch, capsys):
+    shutil.copytree(study.output, tmp_path / "copy", ignore=shutil.ignore_patterns("embeddings", "melt-*"))
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    monkeypatch.setattr(encoders, "run_embed", lambda config: pytest.fail("nobody waits for it"))
+    changed = {"output": str(tmp_path / "copy"), "methods": ("none", "text_sum", "llmemb")}
+    run_study(study.model_copy(update=changed))
+    labels = [one["label"] for one in storage.read_json(f"{tmp_path}/copy/study.json")["methods"]["SASRec"]["models"]]
+    assert labels == ["popularity", "IDs only", "IDs + text", "LLMEmb"]
+    assert "has no embeddings: no rows of text alone" in capsys.readouterr().out
+
+
+def test_a_recommender_that_cannot_be_ranked_is_a_failed_row(study, tmp_path, monkeypatch):
+    shutil.copytree(study.output, tmp_path / "copy")
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    trained = storage.read_json(f"{study.output}/study.json")["methods"]["SASRec"]["models"][-1]["runs"]
+    damaged = tmp_path / "copy" / "trials" / storage.name(trained[0]) / RECOMMENDER_FILE
+    damaged.write_text(json.dumps(json.loads(damaged.read_text()) | {"format": 1}))
+    changed = {"output": str(tmp_path / "copy"), "methods": ("none", "llmemb"), "ablations": {}, "sensitivity": {}}
+    run_study(study.model_copy(update=changed))
+    results = storage.read_json(f"{tmp_path}/copy/study.json")
+    [failed] = [trial for trial in results["trials"] if trial["reason"] is not None]
+    assert "cannot be ranked; remove it to have it trained again" in failed["reason"]
+    llmemb = results["methods"]["SASRec"]["models"][-1]
+    assert (llmemb["label"], len(llmemb["runs"]), llmemb["num_failed"]) == ("LLMEmb", 1, 1)
+
+
+def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_path, monkeypatch):
+    rates = {0.01: 0.1, 0.02: 0.3, 0.03: 0.2}
+    found: dict[str, Outcome] = {}
+
+    def pretend(configs: list[RatConfig], **rest: object) -> list[Outcome]:
+        ended = [Outcome(None, rates[config.training.learning_rate], 1.0, 1.0, 1) for config in configs]
+        found.update({config.output: outcome for config, outcome in zip(configs, ended, strict=True)})
+        return ended
+
+    monkeypatch.setattr(run, "run_trials", pretend)
+    search = {"none": {"rat.training.learning_rate": tuple(rates)}}
+    changed = {"output": str(tmp_path), "methods": ("none",), "search": search, "ablations": {}, "sensitivity": {}}
+    grid = Grid(study.model_copy(update=changed), "dataset")
+    outcomes = train_all(grid)
+    assert outcomes == found
+    chosen = [grid.rat_config(trial).training.learning_rate for trial in grid.table("none", "sasrec")]
+    assert chosen == [0.02, 0.02]
+    [table] = [search_table(grid, outcomes)]
+    assert table is not None
+    [(_, rows)] = table.blocks
+    assert [(row[1].text, row[1].bold) for row in rows] == [("0.1000", False), ("0.3000", True), ("0.2000", False)]
+
+
+@pytest.mark.parametrize("tried", [{"rat.melt.user_weight": (0.1, 0.2)}, {"rat.training.learning_rate": (0.01, 0.01)}])
+def test_a_search_that_tries_less_than_it_says_is_refused(study, tmp_path, tried, monkeypatch):
+    monkeypatch.setattr(trials, "_tune", lambda *_: pytest.fail("nothing may be trained"))
+    changed = {"output": str(tmp_path), "methods": ("none",), "search": {"none": tried}}
+    with pytest.raises(InputError, match=r"search\.none: 2 combinations are 1 different trials"):
+        run_study(study.model_copy(update={**changed, "ablations": {}, "sensitivity": {}}))
 
 
 def test_what_starts_from_ids_is_not_tried_where_these_failed(study, tmp_path, monkeypatch):

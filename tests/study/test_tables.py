@@ -10,14 +10,15 @@ def model(label: str, overall: float, tail: float, **more: Any) -> dict[str, Any
         part: dict.fromkeys(tables.TABLE_METRICS, value) for part, value in (("overall", overall), ("tail", tail))
     }
     spans = {part: {name: (value - 0.01, value + 0.01) for name, value in of.items()} for part, of in figures.items()}
-    runs = {"label": label, "runs": ["a", "b"], "num_failed": 0}
+    deviations = {part: dict.fromkeys(tables.TABLE_METRICS, 0.002) for part in figures}
+    runs = {"label": label, "runs": ["a", "b"], "num_failed": 0, "deviations": {"full": deviations}}
     return runs | {"metrics": {"full": figures}, "intervals": {"full": spans}} | more
 
 
 def group(*models: dict[str, Any], p: float) -> dict[str, Any]:
     tests = [
-        {"protocol": "full", "slice": part, "metric": metric, "a": one["label"], "b": other["label"], "p_holm": p}
-        | {"difference": 0.02, "interval": (0.01, 0.03), "p": p}
+        {"protocol": "full", "slice": part, "metric": metric, "a": one["label"], "b": other["label"], "apart": p < 0.05}
+        | {"difference": 0.02, "interval": (0.01, 0.03)}
         for part in ("overall", "tail")
         for metric in tables.TABLE_METRICS
         for number, one in enumerate(models)
@@ -34,21 +35,27 @@ def test_the_best_of_each_column_is_bold_and_failed_seeds_are_told():
     lines = tables.to_markdown([tables.comparison({"SASRec": GROUP})]).splitlines()
     assert lines[2] == "|  | overall HR@10 | overall NDCG@10 | tail HR@10 | tail NDCG@10 |"
     assert lines[4] == "| **SASRec** |  |  |  |  |"
-    assert lines[5] == "| LLMEmb | **.1200** | **.1200** | .0500 | .0500 |"
+    best, other = (f"**{value} ± .0020**" for value in (".1200", ".0600"))
+    assert lines[5] == f"| LLMEmb | {best} | {best} | .0500 ± .0020 | .0500 ± .0020 |"
     assert lines[7] == "| MELT | failed | failed | failed | failed |"
-    assert lines[6] == "| A_B & C (1 of 3 seeds failed) | .1000 | .1000 | **.0600** | **.0600** |"
+    assert lines[6] == f"| A_B & C (1 of 3 seeds failed) | .1000 ± .0020 | .1000 ± .0020 | {other} | {other} |"
 
 
 def test_what_cannot_be_told_from_the_best_is_marked():
     close = group(model("A", 0.12, 0.05), model("B", 0.10, 0.06), p=0.5)
-    assert "| B | .1000 ≈ | .1000 ≈ | **.0600** |" in tables.to_markdown([tables.comparison({"": close})])
+    shown = tables.comparison({"": close})
+    assert "| B | .1000 ≈ ± .0020 | .1000 ≈ ± .0020 | **.0600 ± .0020** |" in tables.to_markdown([shown])
+    assert "B & .1000 $\\approx$ $\\pm$ .0020 &" in tables.to_latex([shown])
 
 
 def test_latex_is_escaped():
     shown = tables.to_latex([tables.comparison({"SASRec": GROUP})])
     assert "\\multicolumn{5}{l}{\\emph{SASRec}} \\\\" in shown
-    assert "LLMEmb & \\textbf{.1200} & \\textbf{.1200} & .0500 & .0500 \\\\" in shown
+    assert "LLMEmb & \\textbf{.1200 $\\pm$ .0020} & \\textbf{.1200 $\\pm$ .0020} &" in shown
     assert "A\\_B \\& C (1 of 3 seeds failed)" in shown
+    assert "\\caption{Methods. All items ranked, seen items not filtered" in shown
+    odd = tables.to_latex([tables.Table("a^2 \\b ~{}", ("",), ())])
+    assert "\\caption{a\\textasciicircum{}2 \\textbackslash{}b \\textasciitilde{}\\{\\}}" in odd
 
 
 def test_an_ablation_shows_what_is_lost_with_its_interval():
@@ -56,6 +63,13 @@ def test_an_ablation_shows_what_is_lost_with_its_interval():
     whole, without = (line for line in shown.splitlines() if line.startswith(("| LLMEmb", "| A_B")))
     assert whole.endswith("|  |  |")
     assert without.endswith("| +0.0200* (+0.0100 to +0.0300) | +0.0200* (+0.0100 to +0.0300) |")
+
+
+def test_sensitivity_has_a_block_for_each_setting_and_says_how_it_was_measured():
+    shown = tables.to_markdown([tables.sensitivity({"rat.alignment.weight": GROUP, "scft.lora.rank": GROUP})])
+    blocks = [line for line in shown.splitlines() if line.startswith("| **")]
+    assert [block.split("**")[1] for block in blocks] == ["rat.alignment.weight", "scft.lora.rank"]
+    assert "All items ranked, seen items not filtered" in shown
 
 
 def test_csv_has_every_figure_with_its_interval():
@@ -72,7 +86,7 @@ def test_csv_has_every_figure_with_its_interval():
         "value": "0.12",
         "low": "0.11",
         "high": "0.13",
-        "deviation": "",
+        "deviation": "0.002",
     }
 
 
