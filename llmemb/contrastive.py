@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+MIN_LENGTH = 0.01
+"""Shorter rows are not made unit ones: the slope at zero, where an item without text starts, would be infinite."""
+
 
 def info_nce(
     first: Float[Tensor, "batch dim"],
@@ -23,7 +26,7 @@ def info_nce(
         equal: Pairs that are the same item (or read the same); they are never negatives.
         weights: How much each row's loss counts; all alike by default.
     """
-    scores = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature  # [batch, batch]
+    scores = _unit(first) @ _unit(second).T / temperature  # [batch, batch]
     if equal is not None:
         others = equal & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill(others, float("-inf"))
@@ -39,7 +42,7 @@ def soft_targets(
     The targets ``softmax((XXᵀ + YYᵀ) / 2τ)`` are detached: they are where the batch stands, not a way to lower the
     loss. The paper's loss differs in three ways, see :func:`paper`.
     """
-    x, y = normalize(first, dim=1), normalize(second, dim=1)
+    x, y = _unit(first), _unit(second)
     scores = x @ y.T / temperature  # [batch, batch]
     targets = ((x @ x.T + y @ y.T) / (2 * temperature)).detach().softmax(dim=1)
     return (cross_entropy(scores, targets) + cross_entropy(scores.T, targets)) / 2
@@ -61,6 +64,10 @@ def paper(
     scores = first @ second.T / temperature  # [batch, batch]
     targets = (temperature * (first @ first.T + second @ second.T) / 2).softmax(dim=1)
     return _symmetric(scores, targets, targets.T, weights)
+
+
+def _unit(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    return normalize(rows, dim=1, eps=MIN_LENGTH)
 
 
 def _symmetric(scores: Tensor, targets: Tensor, targets_back: Tensor, weights: Tensor | None) -> Tensor:

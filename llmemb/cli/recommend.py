@@ -34,7 +34,7 @@ def recommend(
         print_json({"recommender": model.label, "history": items, "recommended": rows})
         return
     shown = table("score", "item", *columns, right=("score",))
-    for score, item in [*(("", item) for item in items), *((f"{score:.3f}", item) for item, score in ranked)]:
+    for score, item in [*(("", item) for item in items), *((f"{score:.4g}", item) for item, score in ranked)]:
         cells = [shortened(known.get(item, {}).get(column)) for column in columns]
         shown.add_row(score, *map(escape, [item, *cells]), style=None if score else "dim")
     console.print(shown)

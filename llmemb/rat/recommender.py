@@ -74,7 +74,9 @@ class Recommender:
                 f"{RECOMMENDER_FILE}'s hidden_dim, {model.hidden_dim}"
             )
         content = None
-        if info.get(ITEM_CONTENT_FOLDER) or storage.exists(storage.join(uri, ITEM_CONTENT_FOLDER, MANIFEST_FILE)):
+        # One from before this was recorded says nothing of it; null says that there is none, whatever lies there.
+        manifest = storage.join(uri, ITEM_CONTENT_FOLDER, MANIFEST_FILE)
+        if info[ITEM_CONTENT_FOLDER] if ITEM_CONTENT_FOLDER in info else storage.exists(manifest):
             of_content, vectors = _read_table(uri, info, ITEM_CONTENT_FOLDER)
             if of_content != item_ids:
                 raise InputError(
@@ -133,8 +135,9 @@ class Recommender:
     def build_index(self, kind: IndexKind = "hnsw") -> Any:
         """A faiss index for :meth:`recommend`, over each item's embedding and content side by side.
 
-        ``flat`` is exact, ``hnsw`` a graph, ``ivf`` inverted lists. Its rows are ``item_ids``'; ``faiss.write_index``
-        stores it. Where content has a share of the score each user is two searches.
+        ``flat`` searches exactly, ``hnsw`` a graph, ``ivf`` inverted lists. Its rows are ``item_ids``';
+        ``faiss.write_index`` stores it. Where content has a share of the score each user is two searches, and an item
+        that is among the first of neither is not found.
 
         Raises:
             ImportError: faiss is not installed.

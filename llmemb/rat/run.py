@@ -262,7 +262,7 @@ def summarise(history: list[Epoch], fusion: Fusion, tried: list[Fusion]) -> dict
     best = max(history, key=lambda epoch: epoch.validation_ndcg, default=None)
     return {
         "validation": {"ndcg@10": fusion.validation_ndcg, "tail_ndcg@10": fusion.validation_tail_ndcg},
-        "fusion": {"chosen": asdict(fusion), "tried": [asdict(pair) for pair in tried]},
+        "fusion": {"chosen": asdict(fusion), "tried": [asdict(weights) for weights in tried]},
         "best_epoch": None if best is None else best.epoch,
         "epochs": [epoch.summary() for epoch in history],
         "step_losses": [loss for epoch in history for loss in epoch.step_losses],

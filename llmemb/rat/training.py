@@ -321,15 +321,17 @@ class TrainingLoop:
 
 
 def _sum_gradients(model: nn.Module, worker: Worker) -> None:
-    """All-reduces every gradient in one message."""
+    """All-reduces every gradient in one message; what a backbone leaves out of a step has a gradient of zero."""
     if worker.num_workers == 1:
         return
-    gradients = [parameter.grad for parameter in model.parameters()]
-    assert all(gradient is not None for gradient in gradients), "every parameter takes part in every step"
-    flat = worker.sum(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+    flat = worker.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     start = 0
     for gradient in gradients:
-        assert gradient is not None
         gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
         start += gradient.numel()
 

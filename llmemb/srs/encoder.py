@@ -100,7 +100,10 @@ class HistoryEncoder(nn.Module):
         if self.tail_users is not None and not self.training:
             states = self.tail_users(states, (item_index > 0).sum(1))
         states = self.output_norm(states)
-        return F.normalize(states, dim=-1) / self._temperature if self._similarity == "cosine" else states
+        if self._similarity == "dot":
+            return states
+        # After an item that starts at zero the state is zero too, where a normalised vector has no slope to speak of.
+        return F.normalize(states, dim=-1, eps=MIN_LENGTH * self.input_scale) / self._temperature
 
     def states(
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]
@@ -276,6 +279,6 @@ def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: in
     lengths = np.minimum(histories.lengths[start:stop], max_seq_len)
     back = np.arange(max(1, lengths.max(initial=0)), 0, -1)
     real = back <= lengths[:, None]
-    items = np.append(histories.items, 0)  # an index for padding to point at, also where there is no item at all
-    source = np.where(real, ends[:, None] - back, len(histories.items))
-    return torch.from_numpy(items[source].astype(np.int64))
+    items = np.zeros(real.shape, dtype=np.int64)
+    items[real] = histories.items[(ends[:, None] - back)[real]]
+    return torch.from_numpy(items)

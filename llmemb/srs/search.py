@@ -1,5 +1,6 @@
 """The first items of a score without scoring every item: candidates from an index, rescored exactly."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,30 +29,29 @@ def search(
         index: A faiss index over the table's joined rows, by inner product.
         depth: Rows asked of it for each softmax.
     """
-    sides = [queries.own] if queries.of_content is None else [queries.own, queries.of_content]
+    sides = torch.stack([side for side in (queries.own, queries.of_content) if side is not None])  # [side, user, width]
     found = np.concatenate([index.search(side.cpu().numpy(), depth)[1] for side in sides], axis=1)
     num_items = len(table.embeddings)
-    sampled = torch.randperm(num_items, generator=torch.Generator().manual_seed(0))[:SAMPLED_ROWS].numpy()
+    if len(sides) > 1:
+        sampled = np.random.default_rng(0).choice(num_items, min(num_items, SAMPLED_ROWS), replace=False)
+        of_sampled = sides @ _joined(table, sampled).T  # [side, user, sampled]
     users, seen = (each.cpu().numpy() for each in queries.seen)
     for user, rows in enumerate(found):
         had = seen[users == user]
         rows = np.union1d(rows[rows >= 0], had)
-        logits = _logits(table, sides, user, rows)
+        logits = sides[:, user] @ _joined(table, rows).T
         logits[:, torch.from_numpy(np.isin(rows, had))] += weights.seen_logit
-        if queries.of_content is None:
+        if len(sides) == 1:
             yield rows, logits[0].cpu().numpy()
             continue
-        others = sampled[~np.isin(sampled, rows)]
-        of_others = _logits(table, sides, user, others).logsumexp(1)
-        missing = np.log((num_items - len(rows)) / max(1, len(others))) if len(others) else -np.inf
+        others = np.flatnonzero(~np.isin(sampled, rows))
+        of_others = of_sampled[:, user, torch.from_numpy(others)].logsumexp(1)
+        missing = math.log((num_items - len(rows)) / len(others)) if len(others) else -math.inf
         total = torch.logaddexp(logits.logsumexp(1), of_others + missing)
         own, content = (logits - total[:, None]).exp()
         yield rows, own.lerp(content, weights.content_share).cpu().numpy()
 
 
-def _logits(
-    table: FinalTable, sides: list[Float[Tensor, "user width"]], user: int, rows: Int[np.ndarray, " row"]
-) -> Float[Tensor, "side row"]:
+def _joined(table: FinalTable, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row width"]:
     at = torch.from_numpy(rows).to(table.embeddings.device)
-    parts = [table.embeddings[at]] if table.content is None else [table.embeddings[at], table.content[at]]
-    return torch.stack([side[user] for side in sides]) @ torch.cat(parts, dim=1).T
+    return FinalTable(table.embeddings[at], None if table.content is None else table.content[at]).joined()

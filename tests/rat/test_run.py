@@ -232,6 +232,14 @@ def test_what_another_run_wrote_is_refused(trained, tmp_path, part):
         Recommender.load(str(tmp_path / "copy"))
 
 
+def test_content_that_a_cut_off_run_left_is_not_read_by_one_that_chose_none(trained, tmp_path):
+    storage.upload(Path(trained.output), str(tmp_path / "copy"))
+    info = storage.read_json(f"{tmp_path}/copy/recommender.json")
+    assert info["item_content"] is not None
+    storage.write_json(f"{tmp_path}/copy/recommender.json", info | {"item_content": None})
+    assert len(Recommender.load(str(tmp_path / "copy")).item_ids) == NUM_ITEMS
+
+
 def test_a_recommender_without_its_content_is_refused(trained, tmp_path):
     storage.upload(Path(trained.output), str(tmp_path / "copy"))
     shutil.rmtree(tmp_path / "copy/item_content")

@@ -117,3 +117,12 @@ def test_workers_gradients_add_up_to_those_of_one(backbone, method, loss, num_wo
             summed, gradient, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+
+
+def test_what_a_backbone_leaves_out_stops_no_worker(monkeypatch):
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "left_out": torch.nn.Linear(2, 1)})
+    model["used"](torch.ones(1, 2)).sum().backward()
+    monkeypatch.setattr(Worker, "sum", lambda self, values: values.mul_(self.num_workers))
+    training._sum_gradients(model, Worker(0, 2))
+    assert model["used"].weight.grad.tolist() == [[2, 2]]
+    assert not model["left_out"].weight.grad.any()

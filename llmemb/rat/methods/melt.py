@@ -45,6 +45,11 @@ class Mutual(Auxiliary):
         known, head = popularity > 0, head_items(popularity)
         self._tail_items = np.flatnonzero(known & ~head)
         self._head_items = _descending(np.flatnonzero(known & head), popularity)
+        if not len(self._head_items):
+            raise InputError(
+                f"method: melt learns from the most popular fifth of the items, and {num_items} have none: expected a "
+                "catalogue of five items or more"
+            )
         self._head_users = _descending(head_users(sequences), sequences.lengths)
         self._sequences = sequences
 
