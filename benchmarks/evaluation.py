@@ -19,7 +19,7 @@ from llmemb.evaluation.candidates import draw_candidates
 from llmemb.metrics.ranking import FULL, chunks_of, rank_targets
 from llmemb.rat.config import ModelConfig
 from llmemb.rat.recommender import make_encoder
-from llmemb.srs.encoder import FinalTable, score
+from llmemb.srs.scoring import FinalTable, score
 
 DEPTH, NUM_NEGATIVES, MEAN_HISTORY = 20, 100, 8
 

@@ -13,7 +13,8 @@ from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.training import VALIDATION_K, TrainableRecommender, Worker
-from llmemb.srs.encoder import FinalTable, ScoreParts, TermWeights, probabilities_, score_parts
+from llmemb.srs.encoder import TermWeights
+from llmemb.srs.scoring import FinalTable, ScoreParts, probabilities_, score_parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from llmemb.errors import InputError
 from llmemb.neighbours import IndexKind, index_of
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, joined_queries, score
+from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.scoring import FinalTable, joined_queries, score
 from llmemb.srs.search import search
 from llmemb.srs.tail_users import TailUsers
 from llmemb.vectors import MANIFEST_FILE

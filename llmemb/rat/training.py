@@ -20,9 +20,10 @@ from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
 from llmemb.rat.scaling import ROWS_PER_CHUNK
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, score
+from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
+from llmemb.srs.scoring import FinalTable, score
 
 VALIDATION_K = 10
 
@@ -151,7 +152,7 @@ class TrainableRecommender(nn.Module):
 
     def final_table(self) -> FinalTable:
         """All that is cached: the content only if it has a weight, as it has none until one is chosen."""
-        return FinalTable(self.item_embeddings(), self.content if self.encoder.weights.read_content else None)
+        return FinalTable(self.item_embeddings(), self.content if self.encoder.weights.reads_content else None)
 
 
 def train(

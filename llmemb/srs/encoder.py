@@ -1,7 +1,6 @@
 """From a history of item indices to a query: the vector whose product with each item's row is that item's logit."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -12,17 +11,34 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
-from llmemb.metrics.ranking import users_per_chunk
-from llmemb.srs.content import content_queries
 from llmemb.srs.objective import MASK
-from llmemb.srs.repeats import seen_rows
 from llmemb.srs.tail_users import TailUsers
 
 Similarity = Literal["cosine", "dot"]
 MASK_INIT_STD = 0.02
-QUERIES_PER_CHUNK = 512
 MIN_LENGTH = 0.01
 """Shorter vectors are not made unit ones: where an item without text starts, at zero, the slope would be infinite."""
+
+
+@dataclass(frozen=True)
+class TermWeights:
+    """How the terms of a score are weighed.
+
+    Attributes:
+        seen_logit: Added to the items of the history, which otherwise rank high by likeness to themselves.
+        content_weight: Of the cosine of a candidate's content and the history's, which is added to the trained logit.
+        content_share: What content says by itself has this share of the probability of the next item, the logits with
+            it the rest: people buy for one reason or for the other. Two softmaxes can rank high what either does,
+            where a sum of logits wants both.
+    """
+
+    seen_logit: float = 0.0
+    content_weight: float = 0.0
+    content_share: float = 0.0
+
+    @property
+    def reads_content(self) -> bool:
+        return bool(self.content_weight or self.content_share)
 
 
 class HistoryEncoder(nn.Module):
@@ -79,12 +95,12 @@ class HistoryEncoder(nn.Module):
         self.output_norm = nn.LayerNorm(hidden_dim) if similarity == "dot" else nn.Identity()
 
     @property
-    def weights(self) -> "TermWeights":
+    def weights(self) -> TermWeights:
         """The weights of a score's terms; they are stored with the parameters."""
         return TermWeights(float(self.seen_logit), float(self.content_weight), float(self.content_share))
 
     @weights.setter
-    def weights(self, weights: "TermWeights") -> None:
+    def weights(self, weights: TermWeights) -> None:
         for term in fields(TermWeights):
             getattr(self, term.name).fill_(getattr(weights, term.name))
 
@@ -125,152 +141,6 @@ class HistoryEncoder(nn.Module):
 def _terms_of_before(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """What was trained before content could have a share has none."""
     state.setdefault(f"{prefix}content_share", torch.zeros(()))
-
-
-@dataclass(frozen=True)
-class TermWeights:
-    """How the terms of a score are weighed.
-
-    Attributes:
-        seen_logit: Added to the items of the history, which otherwise rank high by likeness to themselves.
-        content_weight: Of the cosine of a candidate's content and the history's, which is added to the trained logit.
-        content_share: What content says by itself has this share of the probability of the next item, the logits with
-            it the rest: people buy for one reason or for the other. Two softmaxes can rank high what either does,
-            where a sum of logits wants both.
-    """
-
-    seen_logit: float = 0.0
-    content_weight: float = 0.0
-    content_share: float = 0.0
-
-    @property
-    def read_content(self) -> bool:
-        return bool(self.content_weight or self.content_share)
-
-
-@dataclass(frozen=True)
-class FinalTable:
-    """All of the items that scores are made of, row j for item index j + 1: no LLM and no adapter runs any more.
-
-    Attributes:
-        embeddings: ``[item, dim]``, what is cached and looked up.
-        content: ``[item, content]``, unit rows; None without the content term.
-    """
-
-    embeddings: Float[Tensor, "item dim"]
-    content: Float[Tensor, "item content"] | None = None
-
-    def joined(self) -> Float[Tensor, "item width"]:
-        """Both side by side: what :func:`joined_queries` are multiplied with."""
-        return self.embeddings if self.content is None else torch.cat([self.embeddings, self.content], dim=1)
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Vectors whose products with the table's joined rows are logits, for some users.
-
-    Attributes:
-        own: ``[user, width]``, for the trained logits and the weighed content.
-        of_content: ``[user, width]``, for content by itself; None where it has no share.
-        seen: Pairs of a user and a row of the table: these logits have ``seen_logit`` in addition.
-    """
-
-    own: Float[Tensor, "user width"]
-    of_content: Float[Tensor, "user width"] | None
-    seen: tuple[Tensor, Tensor]
-
-
-def joined_queries(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Queries]:
-    """What an index over the joined rows is searched with, some users at a time."""
-    weights = encoder.weights
-    for start in range(0, len(histories), QUERIES_PER_CHUNK):
-        with torch.inference_mode():
-            item_index = encoder.questions(histories, start, start + QUERIES_PER_CHUNK).to(table.embeddings.device)
-            own, of_content = encoder(item_index, table.embeddings)[:, -1], None
-            if table.content is not None:
-                content = content_queries(item_index, table.content, decay=encoder.content_decay)
-                if weights.content_share:
-                    of_content = torch.cat([torch.zeros_like(own), content / encoder.content_temperature], dim=1)
-                own = torch.cat([own, weights.content_weight * content], dim=1)
-            yield Queries(own, of_content, seen_rows(histories, start, start + QUERIES_PER_CHUNK))
-
-
-def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
-    """Scores of all items after each history, some users at a time, in their order; column j is item index j + 1.
-
-    They are logits, or probabilities where content has a share.
-    """
-    weights = encoder.weights
-    for parts in score_parts(encoder, table, histories):
-        with torch.inference_mode():
-            yield parts.scores(weights)
-
-
-@dataclass(frozen=True)
-class ScoreParts:
-    """What some users' scores are made of.
-
-    Attributes:
-        logits: ``[user, item]``, what the backbone says.
-        cosines: ``[user, item]``, of the history's content and each item's; None without content.
-        seen: Pairs of a user and a row of the table, as an index into the scores.
-    """
-
-    logits: Float[Tensor, "user item"]
-    cosines: Float[Tensor, "user item"] | None
-    seen: tuple[Tensor, Tensor]
-    content_temperature: float
-
-    def take(self, users: Int[np.ndarray, " user"]) -> "ScoreParts":
-        """Those of some users, rising."""
-        at = torch.from_numpy(users).to(self.logits.device)
-        place = torch.full((len(self.logits),), -1, device=at.device).index_copy_(0, at, torch.arange(len(at)).to(at))
-        taken = place[self.seen[0]]
-        seen = taken[taken >= 0], self.seen[1][taken >= 0]
-        cosines = None if self.cosines is None else self.cosines[at]
-        return ScoreParts(self.logits[at], cosines, seen, self.content_temperature)
-
-    def scores(self, weights: TermWeights) -> Float[Tensor, "user item"]:
-        """The logits, or the probabilities where content has a share."""
-        own = self.own_logits(weights)
-        if not weights.content_share:
-            return own
-        return probabilities_(own).lerp_(probabilities_(self.content_logits(weights)), weights.content_share)
-
-    def own_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
-        if self.cosines is None:
-            return self._with_seen(self.logits.clone(), weights)
-        return self._with_seen(torch.add(self.logits, self.cosines, alpha=weights.content_weight), weights)
-
-    def content_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
-        assert self.cosines is not None, "content without a table of it has no share"
-        return self._with_seen(self.cosines / self.content_temperature, weights)
-
-    def _with_seen(self, logits: Tensor, weights: TermWeights) -> Float[Tensor, "user item"]:
-        logits[self.seen] += weights.seen_logit
-        return logits
-
-
-def probabilities_(logits: Float[Tensor, "user item"]) -> Float[Tensor, "user item"]:
-    """Their softmax, in place: another matrix of such a size would take longer to get than to fill."""
-    logits.sub_(logits.amax(1, keepdim=True)).exp_()
-    return logits.div_(logits.sum(1, keepdim=True))
-
-
-def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[ScoreParts]:
-    """The terms of :func:`score`, each without its weight."""
-    embeddings, content = table.embeddings, table.content
-    chunk_users = users_per_chunk(len(embeddings))
-    for start in range(0, len(histories), chunk_users):
-        with torch.inference_mode():
-            item_index = encoder.questions(histories, start, start + chunk_users).to(embeddings.device)
-            logits = encoder(item_index, embeddings)[:, -1] @ embeddings.T
-            cosines = None
-            if content is not None:
-                cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
-            users, rows = seen_rows(histories, start, start + chunk_users)
-            seen = users.to(embeddings.device), rows.to(embeddings.device)
-            yield ScoreParts(logits, cosines, seen, encoder.content_temperature)
 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmemb.srs.encoder import FinalTable, Queries, TermWeights
+from llmemb.srs.encoder import TermWeights
+from llmemb.srs.scoring import FinalTable, Queries
 
 SAMPLED_ROWS = 4096
 """Stand for all rows that a search does not find, in the sum of their probabilities."""

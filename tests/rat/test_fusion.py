@@ -5,9 +5,10 @@ import torch
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.rat.fusion import Fusion, _within_reach, choose, fuse
 from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, TermWeights, score, score_parts
+from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
+from llmemb.srs.scoring import FinalTable, score, score_parts
 
 NUM_ITEMS = 30
 HEAD = np.arange(NUM_ITEMS + 1) <= 10  # padding is no target

@@ -34,7 +34,8 @@ from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.rat.training import TrainableRecommender, Worker
 from llmemb.srs import item_table
-from llmemb.srs.encoder import TermWeights, score
+from llmemb.srs.encoder import TermWeights
+from llmemb.srs.scoring import score
 from llmemb.vectors import VectorDtype
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5

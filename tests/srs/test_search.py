@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from llmemb.data.sequences import Sequences
 from llmemb.srs import search as searching
-from llmemb.srs.encoder import FinalTable, HistoryEncoder, TermWeights, joined_queries, score
+from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.sasrec import SASRec
+from llmemb.srs.scoring import FinalTable, joined_queries, score
 
 NUM_ITEMS, DIM = 2000, 8
 WEIGHTS = TermWeights(seen_logit=-3.0, content_weight=2.0, content_share=0.3)
