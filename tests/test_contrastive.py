@@ -85,3 +85,13 @@ def test_paper_uses_raw_products_and_the_transposed_target():
     targets = np.array([softmax(row) for row in 3 * (X @ X.T + Y @ Y.T) / 2])
     expected = (cross_entropy(targets, scores) + cross_entropy(targets.T, scores.T)) / 2
     assert loss(contrastive.paper, X, Y, temperature=3.0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_row_at_zero_throws_nothing_about():
+    """An item without text starts there; made a unit vector as it is, its slope was 1e12."""
+    first = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    second, first[0] = first.flip(0).clone(), 0.0
+    first.requires_grad_()
+    contrastive.info_nce(first, second, temperature=0.1).backward()
+    assert first.grad is not None
+    assert 0 < first.grad.abs().max() < 1e4
