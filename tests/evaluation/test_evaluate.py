@@ -117,6 +117,20 @@ def test_metrics_by_hand(dataset: Dataset, recommenders: list[str], tmp_path: Pa
     assert {test["p_holm"] for test in pairs if test["a"] != "popularity"} == {1}
 
 
+def test_an_evaluation_finished_before_seeds_were_drawn_is_printed_again(
+    dataset: Dataset, recommenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(dataset, recommenders, tmp_path)
+    run_evaluate(config)
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    for test in results["comparisons"]:
+        del test["apart"]
+    storage.write_json(str(tmp_path / "out" / "metrics.json"), results)
+    capsys.readouterr()
+    run_evaluate(config)
+    assert "nearest (first)" in capsys.readouterr().out
+
+
 def test_what_one_seed_says_and_another_denies_tells_nobody_apart() -> None:
     good, bad = (Ranking({"full": np.full(100, rank, np.int32)}, {}) for rank in (1, 4))
     overall = Slice("overall", "headline", "all", np.ones(100, bool))
