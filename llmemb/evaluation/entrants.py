@@ -16,6 +16,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
+from llmemb.rat.model import load_embeddings
 from llmemb.rat.recommender import Recommender, read_info, recipe
 from llmemb.rat.scaling import content_of
 from llmemb.srs.repeats import repeat_share
@@ -89,10 +90,7 @@ def content_entrant(snapshot: Snapshot, dataset: Dataset, *, decay: float) -> En
 
 def load_content(snapshot_uri: str, dataset_uri: str, *, decay: float) -> ContentAlone:
     dataset = Dataset.open(dataset_uri)
-    vectors, found = Snapshot.open(snapshot_uri).vectors(dataset.item_ids)
-    missing = np.flatnonzero(~found)  # their rows are zero, and the mean of the others then
-    vectors[missing] = vectors.sum(axis=0, dtype=np.float64) / max(1, found.sum())
-    content = content_of(torch.from_numpy(vectors), torch.from_numpy(missing))
+    content = content_of(*load_embeddings(Snapshot.open(snapshot_uri), dataset))
     return ContentAlone(content, decay=decay, repeats=repeat_share(dataset.train))
 
 

@@ -71,7 +71,8 @@ def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs
     )
     if "embeddings" not in config.reads:
         return inputs
-    embeddings, missing = load_embeddings(config, dataset)
+    assert config.embeddings is not None
+    embeddings, missing = load_embeddings(Snapshot.open(config.embeddings), dataset)
     return replace(inputs, embeddings=embeddings, missing=missing)
 
 
@@ -95,7 +96,7 @@ def count_missing(config: RatConfig, snapshot: Snapshot, dataset: Dataset) -> in
     return len(missing)
 
 
-def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
+def load_embeddings(snapshot: Snapshot, dataset: Dataset) -> tuple[Tensor, Tensor]:
     """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and the rows that the snapshot lacks.
 
     It is in the snapshot's precision and on a local disk, mapped. Rows that the snapshot lacks get the mean of the
@@ -104,8 +105,6 @@ def load_embeddings(config: RatConfig, dataset: Dataset) -> tuple[Tensor, Tensor
     Raises:
         InputError: a value is not finite.
     """
-    assert config.embeddings is not None
-    snapshot = Snapshot.open(config.embeddings)
     on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
     table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)

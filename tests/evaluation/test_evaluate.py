@@ -216,17 +216,17 @@ def test_imported_rankings_are_measured_by_the_same_functions(
     rows = rows.with_columns(rank=pl.int_range(1, 21).over("user_id"))
     rows.write_csv(tmp_path / "theirs.csv")
     theirs = {"label": "theirs", "uri": str(tmp_path / "theirs.csv"), "seen_items": "kept"}
-    config = config_of(
-        dataset, [], tmp_path, rankings=[theirs], output=str(tmp_path / "again"), examples={"num_users": 2}
-    )
-    run_evaluate(config)
+    # The whole catalogue is in each list: without the history's items ten are left, and not twenty.
+    ten = {"ks": (10,), "examples": {"num_users": 2}}
+    run_evaluate(config_of(dataset, recommenders, tmp_path, output=str(tmp_path / "ten"), **ten))
+    run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs], output=str(tmp_path / "again"), **ten))
+    ours = storage.read_json(str(tmp_path / "ten" / "metrics.json"))["models"][1]
     again = storage.read_json(str(tmp_path / "again" / "metrics.json"))
-    ours, same = results["models"][1], again["models"][1]
+    same = again["models"][1]
     assert same["kind"] == "imported"
-    for protocol in ("full", "filtered"):
-        if protocol in same["metrics"]:
-            assert same["metrics"][protocol] == ours["metrics"][protocol]
-    assert "full" in same["metrics"]
+    assert set(same["metrics"]) == {"full", "filtered"}
+    for protocol in same["metrics"]:
+        assert same["metrics"][protocol] == ours["metrics"][protocol]
     assert "sampled" not in same["metrics"]
     assert same["lists"]["full"] == ours["lists"]["full"]
     assert len(again["examples"]) == 2
@@ -265,7 +265,7 @@ def test_text_similarity_is_a_baseline_where_embeddings_are_given(
     root = str(tmp_path / "embeddings")
     table = to_table(dataset.item_ids[:-1], vectors[:-1], "float32")  # all but the last item
     files = [write(f"{root}/s0/part-00000.parquet", table)]
-    manifest = {"format": FORMAT, "snapshot_id": "s0", "dimension": 2, "files": files}
+    manifest = {"format": FORMAT, "snapshot_id": "s0", "dimension": 2, "dtype": "float32", "files": files}
     publish(root, manifest)
     config = config_of(dataset, recommenders, tmp_path, embeddings=root)
     run_evaluate(config)

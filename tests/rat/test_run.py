@@ -22,6 +22,7 @@ from llmemb.data.sequences import Sequences
 from llmemb.embed import snapshot
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
+from llmemb.evaluation.entrants import content_entrant
 from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
@@ -116,7 +117,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
-    model = make_model(Inputs(trained, dataset, load_embeddings(trained, dataset)[0]))
+    model = make_model(Inputs(trained, dataset, load_embeddings(Snapshot.open(trained.embeddings), dataset)[0]))
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     with torch.inference_mode():
@@ -300,7 +301,7 @@ def test_a_snapshot_that_lacks_items_is_refused_above_a_share(dataset, tmp_path)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(vectors, "read", None)  # no vector is read to count
         assert count_missing(allowed, Snapshot.open(root), dataset) == 1
-    table, missing = load_embeddings(allowed, dataset)
+    table, missing = load_embeddings(Snapshot.open(root), dataset)
     assert missing.tolist() == [NUM_ITEMS - 1]
     torch.testing.assert_close(table[-1], table[:-1].mean(dim=0))
 
@@ -413,7 +414,7 @@ def test_a_float16_snapshot_stays_float16_and_on_disk(dataset, tmp_path):
     values = np.random.default_rng(0).normal(size=(NUM_ITEMS, 3)).astype(np.float16)
     root = publish(tmp_path / "half", dataset.item_ids, values, dtype="float16")
     config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"))
-    table, missing = load_embeddings(config, dataset)
+    table, missing = load_embeddings(Snapshot.open(root), dataset)
     assert len(missing) == 0
     assert table.dtype == torch.float16
     np.testing.assert_array_equal(table.numpy(), values)
@@ -443,6 +444,8 @@ def test_a_table_with_nan_is_refused(dataset, tmp_path):
         InputError, match=f"1 items have values that are NaN or infinite, such as '{dataset.item_ids[4]}'"
     ):
         run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")), here=True)
+    with pytest.raises(InputError, match="1 items have values that are NaN or infinite"):
+        content_entrant(Snapshot.open(root), dataset, decay=0.6).runs[0].load()
 
 
 def test_vectors_of_another_width_than_the_snapshot_says_are_refused(dataset, tmp_path):
