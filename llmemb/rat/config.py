@@ -68,6 +68,19 @@ class AlignmentConfig(Config):
     """An item's loss counts as its training interactions to this power: IDs know most of the popular ones."""
 
 
+class ContentConfig(Config):
+    """How it is learnt which content follows which (method llmemb), after the recommender's own training."""
+
+    epochs: int = Field(default=0, ge=0)
+    """Passes over the sequences; with 0 the whitened embeddings are compared as they are."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """At first; falls linearly to zero."""
+    popularity_offset: float = Field(default=0.8, ge=0, le=1)
+    """As in the training; more of it here, since content is there for the tail."""
+    batch_positions: int = Field(default=1024, ge=1)
+    """Positions to predict in a global batch, over all workers."""
+
+
 class Llm2xConfig(Config):
     """How the table starts (method llm2x)."""
 
@@ -203,7 +216,7 @@ MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_
 CONTENT = frozenset(f"fusion.{name}" for name in FusionConfig.model_fields if name.startswith("content"))
 READS: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
-    "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment"}) | CONTENT,
+    "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment", "content"}) | CONTENT,
     "llm2x": frozenset({"embeddings", "llm2x"}),
     "melt": frozenset({"collaborative", "melt"}),
     "said": frozenset({"base_model", "prompt", "item_vectors", "said"}),
@@ -256,6 +269,7 @@ class RatConfig(JobConfig):
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    content: ContentConfig = ContentConfig()
     training: TrainingConfig = TrainingConfig()
     fusion: FusionConfig = FusionConfig()
     llm2x: Llm2xConfig = Llm2xConfig()
@@ -298,6 +312,11 @@ class RatConfig(JobConfig):
     def has_content(self) -> bool:
         """Whether scores may have the term for content."""
         return self.reads >= CONTENT and self.fusion.content
+
+    @property
+    def learns_content(self) -> bool:
+        """Whether it is learnt which content follows which."""
+        return self.has_content and "content" in self.reads and self.content.epochs > 0
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)

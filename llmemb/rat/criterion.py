@@ -69,8 +69,12 @@ class Softmax:
     def draw(self, batch: Batch, random: np.random.Generator) -> None:
         return None
 
+    def logit_offsets(self, candidates: Candidates) -> Float[Tensor, " candidate"]:
+        return self.offsets
+
     def __call__(self, queries: Tensor, embeddings: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
-        return full_softmax(queries, embeddings, targets, logit_offsets=self.offsets, matmul_dtype=self.matmul_dtype)
+        offsets = self.logit_offsets(candidates)
+        return full_softmax(queries, embeddings, targets, logit_offsets=offsets, matmul_dtype=self.matmul_dtype)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class SampledSoftmax:
     def draw(self, batch: Batch, random: np.random.Generator) -> NDArray[np.int64]:
         return random.integers(len(self.share), size=self.num_negatives)
 
-    def __call__(self, queries: Tensor, embeddings: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
+    def logit_offsets(self, candidates: Candidates) -> Float[Tensor, " candidate"]:
         rows = candidates.rows
         assert rows is not None
         inclusion = log_inclusion(
@@ -98,7 +102,10 @@ class SampledSoftmax:
             num_drawn=candidates.num_drawn,
             num_items=len(self.share),
         )
-        offsets = self.offsets[rows] - inclusion
+        return self.offsets[rows] - inclusion
+
+    def __call__(self, queries: Tensor, embeddings: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
+        offsets = self.logit_offsets(candidates)
         return full_softmax(queries, embeddings, targets, logit_offsets=offsets, matmul_dtype=self.matmul_dtype)
 
 
@@ -143,16 +150,25 @@ def make_criterion(
             :data:`SAMPLED_NEGATIVES` and :data:`GBCE_NEGATIVES`. ``bce`` draws one.
         calibration: gBCE's t.
     """
-    smoothed = popularity + 1.0
-    offsets = popularity_offset * (smoothed / smoothed.sum()).log()
-    if name == "softmax":
-        return Softmax(offsets, matmul_dtype)
-    if name == "sampled_softmax":
-        share = popularity / popularity.sum()
-        return SampledSoftmax(offsets, share, num_negatives or SAMPLED_NEGATIVES, matmul_dtype)
     if name == "bce":
         return Binary(len(popularity), 1, 0.0)
-    return Binary(len(popularity), num_negatives or GBCE_NEGATIVES, calibration)
+    if name == "gbce":
+        return Binary(len(popularity), num_negatives or GBCE_NEGATIVES, calibration)
+    num_negatives = (num_negatives or SAMPLED_NEGATIVES) if name == "sampled_softmax" else None
+    return make_softmax(
+        popularity, popularity_offset=popularity_offset, num_negatives=num_negatives, matmul_dtype=matmul_dtype
+    )
+
+
+def make_softmax(
+    popularity: Int[Tensor, " item"], *, popularity_offset: float, num_negatives: int | None, matmul_dtype: torch.dtype
+) -> Softmax | SampledSoftmax:
+    """The softmax over the catalogue, or sampled with so many rows drawn for a batch."""
+    smoothed = popularity + 1.0
+    offsets = popularity_offset * (smoothed / smoothed.sum()).log()
+    if num_negatives is None:
+        return Softmax(offsets, matmul_dtype)
+    return SampledSoftmax(offsets, popularity / popularity.sum(), num_negatives, matmul_dtype)
 
 
 def candidates_of(batch: Batch, drawn: NDArray[np.int64] | None, share: slice, *, device: torch.device) -> Candidates:

@@ -22,6 +22,7 @@ from llmemb.errors import InputError
 from llmemb.neighbours import IndexKind, index_of
 from llmemb.rat.config import ModelConfig
 from llmemb.srs.backbone import make_backbone
+from llmemb.srs.content import ContentMap
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.scoring import FinalTable, joined_queries, score
 from llmemb.srs.search import search
@@ -34,6 +35,7 @@ FORMAT = 2
 PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
 ENCODER_PREFIX = "encoder."
+CONTENT_MAP = "content_map.weight"
 CONTENT_KEYS = ("content_decay", "content_temperature")
 
 
@@ -64,6 +66,8 @@ class Recommender:
         }
         if info.get("tail_users") is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
+        if CONTENT_MAP in of_encoder:
+            encoder.content_map = ContentMap(len(of_encoder[CONTENT_MAP]))
         try:
             encoder.load_state_dict(of_encoder)
         except RuntimeError as error:

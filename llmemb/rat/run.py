@@ -19,6 +19,7 @@ from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
+from llmemb.rat.content import learn_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
@@ -160,6 +161,12 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=on_epoch,
         )
+    content_losses: list[float] = []
+    if config.learns_content:
+        sampled = config.training.loss != "softmax"
+        content_losses = learn_content(
+            model, dataset.train, config.content, sampled=sampled, seed=config.seed, worker=worker
+        )
     # A run that went on after a stop took the time of all its epochs.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(
@@ -174,6 +181,7 @@ def fit(
     )
     if worker.rank == 0:
         metrics = summarise(history, fusion, tried)
+        metrics["content_losses"] = content_losses
         metrics["items_without_embedding"] = len(inputs.missing)
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         _write(config, dataset, model, metrics, collaborative=sources.collaborative)

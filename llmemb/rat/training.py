@@ -305,7 +305,7 @@ class TrainingLoop:
             loss = loss + self._model.auxiliary.loss(self._model, seen) / worker.num_workers
         self._optimizer.zero_grad()
         loss.backward()
-        _sum_gradients(self._model, worker)
+        sum_gradients(self._model, worker)
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
 
@@ -321,7 +321,7 @@ class TrainingLoop:
         return self._criterion(queries, embeddings, targets[real] - 1, candidates)
 
 
-def _sum_gradients(model: nn.Module, worker: Worker) -> None:
+def sum_gradients(model: nn.Module, worker: Worker) -> None:
     """All-reduces every gradient in one message; what a backbone leaves out of a step has a gradient of zero."""
     if worker.num_workers == 1:
         return

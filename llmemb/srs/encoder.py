@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
+from llmemb.srs.content import ContentMap, content_queries, unit
 from llmemb.srs.objective import MASK
 from llmemb.srs.tail_users import TailUsers
 
@@ -58,12 +59,14 @@ class HistoryEncoder(nn.Module):
 
     Attributes:
         tail_users: Where set, what is added to the states of users with short histories when recommending (MELT).
+        content_map: Where set, what a history's content goes through before it is compared.
     """
 
     seen_logit: Tensor
     content_weight: Tensor
     content_share: Tensor
     tail_users: TailUsers | None
+    content_map: ContentMap | None
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class HistoryEncoder(nn.Module):
             if max_seq_len < 2:
                 raise ValueError(f"max_seq_len {max_seq_len}: expected 2 or more, for an item and the mask behind it")
             self.mask_vector = nn.Parameter(torch.randn(hidden_dim) * MASK_INIT_STD)
-        self.tail_users = None
+        self.tail_users = self.content_map = None
         self._similarity = similarity
         self._temperature = temperature if similarity == "cosine" else 1.0
         self.input_scale = math.sqrt(hidden_dim) if similarity == "cosine" else 1.0
@@ -129,6 +132,12 @@ class HistoryEncoder(nn.Module):
         if not self.causal:
             vectors = torch.where((item_index == MASK)[:, :, None], self.mask_vector, vectors)
         return self.backbone(vectors, item_index != 0)
+
+    def content_queries(
+        self, item_index: Int[Tensor, "user seq"], content: Float[Tensor, "item content"]
+    ) -> Float[Tensor, "user content"]:
+        """What the items' content is compared with after each history."""
+        return content_queries(item_index, content, decay=self.content_decay, mapped=self.content_map or unit)
 
     def questions(self, histories: Sequences, start: int, stop: int) -> Int[Tensor, "user seq"]:
         """What is put in to rank what comes after some users' histories; the answer is the last column's query."""

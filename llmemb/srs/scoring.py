@@ -10,7 +10,6 @@ from torch import Tensor
 
 from llmemb.data.sequences import Sequences
 from llmemb.metrics.ranking import users_per_chunk
-from llmemb.srs.content import content_queries
 from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.repeats import seen_rows
 
@@ -57,7 +56,7 @@ def joined_queries(encoder: HistoryEncoder, table: FinalTable, histories: Sequen
             item_index = encoder.questions(histories, start, start + QUERIES_PER_CHUNK).to(table.embeddings.device)
             own, of_content = encoder(item_index, table.embeddings)[:, -1], None
             if table.content is not None:
-                content = content_queries(item_index, table.content, decay=encoder.content_decay)
+                content = encoder.content_queries(item_index, table.content)
                 if weights.content_share:
                     of_content = torch.cat([torch.zeros_like(own), content / encoder.content_temperature], dim=1)
                 own = torch.cat([own, weights.content_weight * content], dim=1)
@@ -136,7 +135,7 @@ def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences
             logits = encoder(item_index, embeddings)[:, -1] @ embeddings.T
             cosines = None
             if content is not None:
-                cosines = content_queries(item_index, content, decay=encoder.content_decay) @ content.T
+                cosines = encoder.content_queries(item_index, content) @ content.T
             users, rows = seen_rows(histories, start, start + chunk_users)
             seen = users.to(embeddings.device), rows.to(embeddings.device)
             yield ScoreParts(logits, cosines, seen, encoder.content_temperature)

@@ -28,6 +28,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
+from llmemb.rat.content import learn_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
@@ -525,6 +526,30 @@ def test_there_is_no_recommendation_from_nothing(trained, dataset):
         shown = CliRunner().invoke(app, ["recommend", trained.output, "--history", empty])
         assert shown.exit_code == 2
         assert "error: history: histories[0] has no item" in shown.output
+
+
+def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, tmp_path):
+    settings = {"embeddings": embeddings, "fusion": {"content_weights": [2.0], "content_shares": [0.3]}}
+    plain, learnt = (
+        config_for(dataset, output=str(tmp_path / name), **settings, content={"epochs": epochs, "learning_rate": 0.1})
+        for name, epochs in (("plain", 0), ("learnt", 2))
+    )
+    recommenders = []
+    for config in (plain, learnt):
+        run_rat(config, here=True)
+        recommenders.append(Recommender.load(config.output))
+    before, after = recommenders
+    losses = [storage.read_json(f"{each.output}/metrics.json")["content_losses"] for each in (plain, learnt)]
+    assert [len(each) for each in losses] == [0, 2]
+    torch.testing.assert_close(after.item_embeddings, before.item_embeddings)  # it is learnt beside the recommender
+    assert (after.content - before.content).abs().max() > 0.1
+    model = make_model(load_inputs(learnt, dataset, Sources(None, "")))
+    learn_content(model, dataset.train, learnt.content, sampled=False, seed=learnt.seed)
+    torch.testing.assert_close(after.content, model.content)
+    histories = [dataset.item_ids[2:5], dataset.item_ids[:6]]
+    searched, scored = (after.recommend(histories, k=5, index=index) for index in (after.build_index("flat"), None))
+    assert [[item for item, _ in each] for each in searched] == [[item for item, _ in each] for each in scored]
+    assert scored != before.recommend(histories, k=5)
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])

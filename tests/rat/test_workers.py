@@ -80,7 +80,7 @@ def gradients(
             found[name] = found.get(name, 0) + gradient.clone()
             parameter.grad = None  # and no step is taken
 
-    monkeypatch.setattr(training, "_sum_gradients", record)
+    monkeypatch.setattr(training, "sum_gradients", record)
     monkeypatch.setattr(Worker, "sum", lambda self, values: values)
     model = copy.deepcopy(model).train()
     loop = TrainingLoop(model, TRAIN, schedule, seed=0, worker=worker)
@@ -123,6 +123,6 @@ def test_what_a_backbone_leaves_out_stops_no_worker(monkeypatch):
     model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "left_out": torch.nn.Linear(2, 1)})
     model["used"](torch.ones(1, 2)).sum().backward()
     monkeypatch.setattr(Worker, "sum", lambda self, values: values.mul_(self.num_workers))
-    training._sum_gradients(model, Worker(0, 2))
+    training.sum_gradients(model, Worker(0, 2))
     assert model["used"].weight.grad.tolist() == [[2, 2]]
     assert not model["left_out"].weight.grad.any()

@@ -1,0 +1,176 @@
+"""Content that is learnt: not which texts are like a history's, but which texts come after them.
+
+Whitened LLM embeddings know that two shampoos are alike; people who bought one buy its conditioner. Two linear maps,
+one of a history's mean content and one of every candidate's, are the identity at first and learn from the interactions
+what comes next. They know no item, only what it is made of, so tail and new items get what is learnt from popular ones:
+the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from llmemb.data.sequences import Sequences
+from llmemb.rat.config import ContentConfig
+from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, make_softmax
+from llmemb.rat.scaling import in_chunks
+from llmemb.rat.training import TrainableRecommender, Worker, sum_gradients
+from llmemb.srs.content import ContentMap
+from llmemb.srs.objective import Batch, NextItem
+
+
+class ContentMaps(nn.Module):
+    """What is trained: a map of a history's mean content and one of every candidate's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.history, self.candidate = ContentMap(width), ContentMap(width)
+
+
+class ContentTraining:
+    """What stays the same from step to step.
+
+    Args:
+        model: One with content. Its encoder says how old items fade (``content_decay``) and how sharp the softmax is
+            (``content_temperature``).
+        sampled: Against the batch's items and others drawn for it, log-Q corrected, not against the whole catalogue.
+    """
+
+    def __init__(
+        self,
+        model: TrainableRecommender,
+        sequences: Sequences,
+        settings: ContentConfig,
+        *,
+        sampled: bool,
+        seed: int,
+        worker: Worker,
+    ) -> None:
+        assert model.content is not None
+        self._content, self._encoder = model.content, model.encoder
+        self._settings, self._seed, self._worker = settings, seed, worker
+        self._objective = NextItem(
+            sequences, max_seq_len=model.encoder.max_seq_len, batch_positions=settings.batch_positions
+        )
+        self.maps = ContentMaps(model.content.shape[1]).to(worker.device)
+        self._optimizer = torch.optim.AdamW(self.maps.parameters(), weight_decay=0.0, fused=True)
+        popularity = torch.from_numpy(sequences.counts(model.num_items)[1:]).to(worker.device)
+        self._softmax = make_softmax(
+            popularity,
+            popularity_offset=settings.popularity_offset,
+            num_negatives=SAMPLED_NEGATIVES if sampled else None,
+            matmul_dtype=torch.float32,
+        )
+
+    def epoch(self, number: int) -> float:
+        """One pass over the sequences, counted from 0; the mean loss. The rate falls linearly to zero over all."""
+        steps, total, positions = self._objective.steps_per_epoch, 0.0, 0
+        for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=number)):
+            left = 1 - (number * steps + step) / (self._settings.epochs * steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._settings.learning_rate * left
+            loss = self.step(batch, np.random.default_rng([self._seed, number, step, 5]))
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"content, epoch {number + 1}, step {step + 1}: loss {loss}")
+            total, positions = total + loss * batch.num_targets, positions + batch.num_targets
+        return total / max(1, positions)
+
+    def step(self, batch: Batch, random: np.random.Generator) -> float:
+        """One step on a global batch, of which this worker computes every ``num_workers``-th row; its mean loss."""
+        worker = self._worker
+        share = slice(worker.rank, None, worker.num_workers)
+        candidates = candidates_of(batch, self._softmax.draw(batch, random), share, device=worker.device)
+        rows = self._content if candidates.rows is None else self._content[candidates.rows]
+        inputs, targets = (
+            candidates.place(torch.from_numpy(array[share]).to(worker.device))
+            for array in (batch.inputs, batch.targets)
+        )
+        summed = following_loss(
+            inputs,
+            targets,
+            self.maps.candidate(rows),
+            self.maps.history,
+            decay=self._encoder.content_decay,
+            temperature=self._encoder.content_temperature,
+            logit_offsets=self._softmax.logit_offsets(candidates),
+        )
+        loss = summed / batch.num_targets
+        self._optimizer.zero_grad()
+        loss.backward()
+        sum_gradients(self.maps, worker)
+        self._optimizer.step()
+        return float(worker.sum(loss.detach()))
+
+
+def learn_content(
+    model: TrainableRecommender,
+    sequences: Sequences,
+    settings: ContentConfig,
+    *,
+    sampled: bool,
+    seed: int,
+    worker: Worker | None = None,
+) -> list[float]:
+    """Learns both maps; the model's content is that of candidates then, and its encoder maps that of histories.
+
+    Returns:
+        The mean loss of each epoch.
+    """
+    worker = worker or Worker()
+    training = ContentTraining(model, sequences, settings, sampled=sampled, seed=seed, worker=worker)
+    losses = [training.epoch(number) for number in range(settings.epochs)]
+    assert model.content is not None
+    with torch.no_grad():
+        for rows in in_chunks(model.content):
+            rows.copy_(training.maps.candidate(rows))
+    model.encoder.content_map = training.maps.history
+    return losses
+
+
+def following_loss(
+    inputs: Int[Tensor, "row seq"],
+    targets: Int[Tensor, "row seq"],
+    content: Float[Tensor, "item content"],
+    of_history: nn.Module,
+    *,
+    decay: float,
+    temperature: float,
+    logit_offsets: Float[Tensor, " item"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the targets by the cosine of the history's mapped mean and each item's content, summed.
+
+    What the history has is no candidate: it is most like itself, and to push it away would be all there is to learn.
+
+    Args:
+        inputs: Item indices, 0 at padding, which is behind them.
+        targets: 0 where nothing is asked.
+        content: Unit rows, row j for item index j + 1.
+        logit_offsets: Added to every position's logits.
+    """
+    real = targets > 0
+    queries = of_history(decayed_means(inputs, content, decay=decay)[real])
+    logits = queries @ content.T / temperature + logit_offsets
+    logits = logits.masked_fill(_had(inputs, targets, len(content)), float("-inf"))
+    return F.cross_entropy(logits, targets[real] - 1, reduction="sum")
+
+
+def decayed_means(
+    inputs: Int[Tensor, "row seq"], content: Float[Tensor, "item content"], *, decay: float
+) -> Float[Tensor, "row seq content"]:
+    """What :func:`llmemb.srs.content.content_queries` sums up, after each item and not after the last alone."""
+    vectors = F.embedding((inputs - 1).clamp(min=0), content) * (inputs > 0)[:, :, None]
+    at = torch.arange(inputs.shape[1], device=inputs.device)
+    weights = decay ** (at[:, None] - at).clamp(min=0).to(content)
+    return weights.tril() @ vectors
+
+
+def _had(inputs: Tensor, targets: Tensor, num_items: int) -> Bool[Tensor, "position item"]:
+    """The items of each position's history, but for its target, which may come again."""
+    rows, at = (targets > 0).nonzero(as_tuple=True)
+    before = torch.arange(inputs.shape[1], device=inputs.device) <= at[:, None]
+    position, place = ((inputs[rows] > 0) & before).nonzero(as_tuple=True)
+    had = torch.zeros(len(rows), num_items, dtype=torch.bool, device=inputs.device)
+    had[position, inputs[rows[position], place] - 1] = True
+    return had.scatter_(1, targets[rows, at][:, None] - 1, False)
