@@ -9,7 +9,7 @@ the thought of the paper's adapter, at the full width of the embeddings and besi
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
@@ -18,6 +18,7 @@ from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, make_softmax
 from llmemb.rat.scaling import in_chunks
 from llmemb.rat.training import TrainableRecommender, Worker, sum_gradients
 from llmemb.srs.content import ContentMap
+from llmemb.srs.loss import Pairs, full_softmax
 from llmemb.srs.objective import Batch, NextItem
 
 
@@ -150,10 +151,9 @@ def following_loss(
         logit_offsets: Added to every position's logits.
     """
     real = targets > 0
-    queries = of_history(decayed_means(inputs, content, decay=decay)[real])
-    logits = queries @ content.T / temperature + logit_offsets
-    logits = logits.masked_fill(_had(inputs, targets, len(content)), float("-inf"))
-    return F.cross_entropy(logits, targets[real] - 1, reduction="sum")
+    queries = of_history(decayed_means(inputs, content, decay=decay)[real]) / temperature
+    had = _had(inputs, targets)
+    return full_softmax(queries, content, targets[real] - 1, logit_offsets=logit_offsets, passed_over=had)
 
 
 def decayed_means(
@@ -166,11 +166,11 @@ def decayed_means(
     return weights.tril() @ vectors
 
 
-def _had(inputs: Tensor, targets: Tensor, num_items: int) -> Bool[Tensor, "position item"]:
-    """The items of each position's history, but for its target, which may come again."""
+def _had(inputs: Int[Tensor, "row seq"], targets: Int[Tensor, "row seq"]) -> Pairs:
+    """Each position and the rows of what its history holds, but for its target, which may come again."""
     rows, at = (targets > 0).nonzero(as_tuple=True)
+    items = inputs[rows]
     before = torch.arange(inputs.shape[1], device=inputs.device) <= at[:, None]
-    position, place = ((inputs[rows] > 0) & before).nonzero(as_tuple=True)
-    had = torch.zeros(len(rows), num_items, dtype=torch.bool, device=inputs.device)
-    had[position, inputs[rows[position], place] - 1] = True
-    return had.scatter_(1, targets[rows, at][:, None] - 1, False)
+    had = before & (items > 0) & (items != targets[rows, at][:, None])
+    positions, places = had.nonzero(as_tuple=True)
+    return positions, items[positions, places] - 1

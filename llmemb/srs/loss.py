@@ -14,6 +14,9 @@ MIN_CHUNK_POSITIONS = 64
 # Logits that lie within it need no maximum of their own before they are exponentiated: float32 holds e to the -87.
 MAX_SPREAD = 60.0
 
+Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
+"""Positions and rows of a table, side by side."""
+
 
 def full_softmax(
     states: Float[Tensor, "position dim"],
@@ -21,6 +24,7 @@ def full_softmax(
     targets: Int[Tensor, " position"],
     *,
     logit_offsets: Float[Tensor, " item"] | None = None,
+    passed_over: Pairs | None = None,
     chunk_positions: int | None = None,
     matmul_dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, ""]:
@@ -32,11 +36,13 @@ def full_softmax(
     Args:
         targets: Rows of the table, from 0.
         logit_offsets: Constants added to every position's logits.
+        passed_over: Pairs of a position, never falling, and a row of the table that is not its target: the position's
+            softmax is without them.
         chunk_positions: By default as many as fit the device: a CPU's cache, a part of a GPU's memory.
         matmul_dtype: bfloat16 halves the time of the products where the hardware has it; sums stay float32.
     """
     chunk = chunk_positions or max(MIN_CHUNK_POSITIONS, MAX_LOGITS[states.device.type] // len(table))
-    loss: Tensor = _FullSoftmax.apply(states, table, targets, logit_offsets, chunk, matmul_dtype)
+    loss: Tensor = _FullSoftmax.apply(states, table, targets, logit_offsets, passed_over, chunk, matmul_dtype)
     return loss
 
 
@@ -75,6 +81,7 @@ class _FullSoftmax(torch.autograd.Function):
         table: Tensor,
         targets: Tensor,
         offsets: Tensor | None,
+        passed_over: Pairs | None,
         chunk: int,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -82,7 +89,7 @@ class _FullSoftmax(torch.autograd.Function):
             shift = _bound(states, table, offsets)
             if shift is not None:
                 total, *gradients = _bounded_softmax(
-                    states, table, targets, offsets, shift, chunk, of_table=ctx.needs_input_grad[1]
+                    states, table, targets, offsets, passed_over, shift, chunk, of_table=ctx.needs_input_grad[1]
                 )
                 ctx.save_for_backward(*gradients)
                 return total
@@ -97,6 +104,8 @@ class _FullSoftmax(torch.autograd.Function):
             _multiply(logits, queries.to(dtype), items.T)
             if offsets is not None:
                 logits += offsets
+            if passed_over is not None:
+                logits[_within(passed_over, start, len(logits))] = float("-inf")
             highest = logits.amax(1, keepdim=True)
             target_logits = logits.gather(1, wanted)
             likelihoods = logits.sub_(highest).exp_()
@@ -114,7 +123,13 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         states_gradient, table_gradient = ctx.saved_tensors
         of_table = table_gradient * gradient if ctx.needs_input_grad[1] else None
-        return states_gradient * gradient, of_table, None, None, None, None
+        return states_gradient * gradient, of_table, None, None, None, None, None
+
+
+def _within(pairs: Pairs, start: int, num: int) -> tuple[Tensor, Tensor]:
+    """The pairs of some positions, counted from the first of them."""
+    first, last = torch.searchsorted(pairs[0], pairs[0].new_tensor([start, start + num])).tolist()
+    return pairs[0][first:last] - start, pairs[1][first:last]
 
 
 def _bound(states: Tensor, table: Tensor, offsets: Tensor | None) -> float | None:
@@ -132,6 +147,7 @@ def _bounded_softmax(
     table: Tensor,
     targets: Tensor,
     offsets: Tensor | None,
+    passed_over: Pairs | None,
     shift: float,
     chunk: int,
     *,
@@ -153,6 +169,8 @@ def _bounded_softmax(
     for start in range(0, num, chunk):
         rows = slice(start, start + chunk)
         likelihoods = torch.mm(left[rows], columns, out=buffer[: len(left[rows])]).exp_()
+        if passed_over is not None:
+            likelihoods[_within(passed_over, start, len(likelihoods))] = 0.0
         torch.mm(likelihoods, right, out=sums[rows])
         if table_gradient is not None:
             table_gradient.addmm_((states[rows] / sums[rows, dim:]).T, likelihoods)

@@ -2,32 +2,44 @@ import pytest
 import torch
 
 from llmemb.srs import loss as loss_module
-from llmemb.srs.loss import full_softmax
+from llmemb.srs.loss import Pairs, full_softmax
 
 
 def naive(
-    states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, offsets: torch.Tensor | None = None
+    states: torch.Tensor,
+    table: torch.Tensor,
+    targets: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    passed_over: Pairs | None = None,
 ) -> torch.Tensor:
     logits = states.double() @ table.double().T
     if offsets is not None:
         logits = logits + offsets.double()
+    if passed_over is not None:
+        logits = logits.index_put(passed_over, torch.tensor(-torch.inf, dtype=torch.float64))
     return (torch.logsumexp(logits, dim=1) - logits[torch.arange(len(targets)), targets]).sum()
 
 
+# Of the first position, of neighbours, one pair twice, and none of the last two positions.
+PASSED_OVER = torch.tensor([0, 0, 2, 3, 4, 4, 4]), torch.tensor([4, 10, 0, 9, 1, 1, 2])
+
+
+@pytest.mark.parametrize("passed_over", [None, PASSED_OVER])
 @pytest.mark.parametrize("with_offsets", [False, True])
 @pytest.mark.parametrize(("length", "bounded"), [(1.0, True), (30.0, False)])
-def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk(length, bounded, with_offsets):
+def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk(length, bounded, with_offsets, passed_over):
     torch.manual_seed(0)
     states, table = torch.randn(7, 4), torch.randn(11, 4) * length
     targets = torch.tensor([0, 10, 3, 3, 5, 1, 9])
     offsets = torch.randn(11) * 2 if with_offsets else None
     assert (loss_module._bound(states, table, offsets) is not None) == bounded
     expected_inputs = [states.double().requires_grad_(), table.double().requires_grad_()]
-    expected = naive(*expected_inputs, targets, offsets)
+    expected = naive(*expected_inputs, targets, offsets, passed_over)
     (2 * expected).backward()
     for chunk in (1, 3, 7, 100):
         inputs = [states.clone().requires_grad_(), table.clone().requires_grad_()]
-        loss = full_softmax(*inputs, targets, logit_offsets=offsets, chunk_positions=chunk)
+        settings = {"logit_offsets": offsets, "passed_over": passed_over, "chunk_positions": chunk}
+        loss = full_softmax(*inputs, targets, **settings)
         (2 * loss).backward()
         torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
         for actual, wanted in zip(inputs, expected_inputs, strict=True):
