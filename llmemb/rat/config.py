@@ -69,11 +69,11 @@ class AlignmentConfig(Config):
 
 
 class ContentConfig(Config):
-    """How it is learnt which content follows which (method llmemb), after the recommender's own training."""
+    """How it is learnt which content follows which (methods llmemb and text_sum), after the recommender's training."""
 
-    epochs: int = Field(default=0, ge=0)
+    epochs: int = Field(default=3, ge=0)
     """Passes over the sequences; with 0 the whitened embeddings are compared as they are."""
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=6e-4, gt=0)
     """At first; falls linearly to zero."""
     popularity_offset: float = Field(default=0.8, ge=0, le=1)
     """As in the training; more of it here, since content is there for the tail."""
@@ -173,9 +173,9 @@ class FusionConfig(Config):
     content: bool = True
     """Lets the cosine of a candidate's whitened LLM embedding and the history's be a part of the score (methods llmemb
     and text_sum)."""
-    content_weights: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
+    content_weights: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0, 8.0)
     """Tried factors of that cosine, which is added to the trained logit."""
-    content_shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    content_shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     """Tried shares of content by itself in the probability of the next item; the logits with it have the rest."""
     content_temperature: float = Field(default=0.07, gt=0)
     """Divides the cosines where they alone are the logits."""
@@ -221,7 +221,7 @@ READS: Mapping[str, frozenset[str]] = {
     "melt": frozenset({"collaborative", "melt"}),
     "said": frozenset({"base_model", "prompt", "item_vectors", "said"}),
     "tslrec": frozenset({"base_model", "collaborative", "item_vectors", "tslrec"}),
-    "text_sum": frozenset({"embeddings", "collaborative"}) | CONTENT,
+    "text_sum": frozenset({"embeddings", "collaborative", "content"}) | CONTENT,
 }
 """By method, the keys that it reads and not every method does. What a method does not read is no part of what it makes,
 and is not opened."""

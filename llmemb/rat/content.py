@@ -6,6 +6,8 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -113,15 +115,23 @@ def learn_content(
     sampled: bool,
     seed: int,
     worker: Worker | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Learns both maps; the model's content is that of candidates then, and its encoder maps that of histories.
+
+    Args:
+        on_epoch: Told of each epoch, counted from 1, and its mean loss.
 
     Returns:
         The mean loss of each epoch.
     """
     worker = worker or Worker()
     training = ContentTraining(model, sequences, settings, sampled=sampled, seed=seed, worker=worker)
-    losses = [training.epoch(number) for number in range(settings.epochs)]
+    losses: list[float] = []
+    while len(losses) < settings.epochs:
+        losses.append(training.epoch(len(losses)))
+        if on_epoch is not None:
+            on_epoch(len(losses), losses[-1])
     assert model.content is not None
     with torch.no_grad():
         for rows in in_chunks(model.content):

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -33,12 +34,14 @@ from llmemb.rat.recommender import (
     recipe,
     write_recommender,
 )
-from llmemb.rat.training import OnEpoch, Schedule, TrainableRecommender, Worker, train
+from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
 from llmemb.vectors import MANIFEST_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
+OnEpoch = Callable[[int, int, dict[str, float]], None]
+"""Told of an epoch: how many are done, of how many at most by now, and figures."""
 
 
 def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None = None) -> None:
@@ -46,7 +49,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
 
     Args:
         here: Train in this process, which is one worker of a cluster already, such as a trial of a study.
-        on_epoch: Told of each of the recommender's own epochs, if they are trained here.
+        on_epoch: Told of each of the recommender's own epochs and its content's, if they are trained here.
 
     Raises:
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
@@ -159,13 +162,18 @@ def fit(
             seed=config.seed,
             worker=worker,
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
-            on_epoch=on_epoch,
+            on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
         )
     content_losses: list[float] = []
     if config.learns_content:
-        sampled = config.training.loss != "softmax"
         content_losses = learn_content(
-            model, dataset.train, config.content, sampled=sampled, seed=config.seed, worker=worker
+            model,
+            dataset.train,
+            config.content,
+            sampled=config.training.loss != "softmax",
+            seed=config.seed,
+            worker=worker,
+            on_epoch=None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history)),
         )
     # A run that went on after a stop took the time of all its epochs.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
@@ -220,7 +228,7 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
     storage.remove(storage.join(config.output, RAY_FOLDER))
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers, config.node_labels)
     label = _label(config)
-    with progress.remote_bar(f"rat: {label}", total=config.training.max_epochs, unit="epochs") as board:
+    with progress.remote_bar(f"rat: {label}", total=max_epochs(config), unit="epochs") as board:
         train_on_ray(
             train_worker,
             {"config": config.model_dump(mode="json"), "sources": sources, "threads": threads, "board": board},
@@ -255,9 +263,27 @@ def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str
             raise InputError(f"collaborative: {collaborative} has {key} {actual[key]}; expected this run's, {value}")
 
 
-def _tell(board: Any, epoch: Epoch, is_last: bool) -> None:
+def max_epochs(config: RatConfig) -> int:
+    """The epochs of a run at most, those of its content included; 0 for a sum of what others have trained."""
+    return (config.training.max_epochs if METHODS[config.method].trains else 0) + _content_epochs(config)
+
+
+def _content_epochs(config: RatConfig) -> int:
+    return config.content.epochs if config.learns_content else 0
+
+
+def _tell_of_training(on_epoch: OnEpoch, config: RatConfig, epoch: Epoch, is_last: bool) -> None:
     figures = {"loss": epoch.loss, "ndcg@10": epoch.validation_ndcg, "positions_per_second": epoch.positions_per_second}
-    progress.tell(board, epoch.epoch, total=epoch.epoch if is_last else None, **figures)
+    total = epoch.epoch + _content_epochs(config) if is_last else max_epochs(config)
+    on_epoch(epoch.epoch, total, figures)
+
+
+def _tell_of_content(on_epoch: OnEpoch, config: RatConfig, trained: int, epoch: int, loss: float) -> None:
+    on_epoch(trained + epoch, trained + _content_epochs(config), {"content_loss": loss})
+
+
+def _tell(board: Any, done: int, total: int, figures: dict[str, float]) -> None:
+    progress.tell(board, done, total=total, **figures)
 
 
 def _label(config: RatConfig) -> str:

@@ -8,11 +8,9 @@ from typing import Any
 
 from llmemb import cluster, progress, storage
 from llmemb.job import find_input_error
-from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
-from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import METRICS_FILE, is_recommender
-from llmemb.rat.run import run_rat
+from llmemb.rat.run import max_epochs, run_rat
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
 
@@ -98,7 +96,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
         resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
-    planned = {config.output: config.training.max_epochs if METHODS[config.method].trains else 1 for config in configs}
+    planned = {config.output: max_epochs(config) or 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 
@@ -123,8 +121,8 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     }
 
 
-def _tell(board: Any, trial: str, epoch: Epoch, is_last: bool) -> None:
-    board.tell.remote(trial, epoch.epoch)
+def _tell(board: Any, trial: str, done: int, total: int, figures: dict[str, float]) -> None:
+    board.tell.remote(trial, done)
 
 
 def _watcher(board: Any) -> Any:

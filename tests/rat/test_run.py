@@ -27,7 +27,7 @@ from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
-from llmemb.rat.config import RatConfig
+from llmemb.rat.config import RatConfig, TrainingConfig
 from llmemb.rat.content import learn_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
@@ -119,6 +119,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
     model = make_model(Inputs(trained, dataset, load_embeddings(Snapshot.open(trained.embeddings), dataset)[0]))
+    learn_content(model, dataset.train, trained.content, sampled=False, seed=trained.seed)  # the same for any backbone
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     with torch.inference_mode():
@@ -550,6 +551,22 @@ def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, t
     searched, scored = (after.recommend(histories, k=5, index=index) for index in (after.build_index("flat"), None))
     assert [[item for item, _ in each] for each in searched] == [[item for item, _ in each] for each in scored]
     assert scored != before.recommend(histories, k=5)
+
+
+def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
+    told: list[tuple[int, int, str]] = []
+
+    def on_epoch(done: int, total: int, figures: dict[str, float]) -> None:
+        told.append((done, total, next(iter(figures))))
+
+    patient = SMALL["training"] | {"max_epochs": 30, "patience": 1}
+    config = config_for(dataset, output=str(tmp_path / "out"), embeddings=embeddings, content={"epochs": 2})
+    run_rat(config.model_copy(update={"training": TrainingConfig(**patient)}), here=True, on_epoch=on_epoch)
+    trained = len(told) - 2
+    assert 1 < trained < 30
+    in_training = [(epoch, 32 if epoch < trained else trained + 2, "loss") for epoch in range(1, trained + 1)]
+    of_content = [(trained + epoch, trained + 2, "content_loss") for epoch in (1, 2)]
+    assert told == in_training + of_content
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
