@@ -5,14 +5,12 @@ No random state is kept: each epoch draws from (seed, epoch). The file does not 
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from llmemb import storage
+from llmemb.rat import tensors
 
 Weights = dict[str, Tensor]
 
@@ -55,37 +53,29 @@ class Progress:
 
 def save(uri: str, progress: Progress) -> None:
     """Writes the file, which replaces the one before it at once."""
-    tensors = {f"weights.{name}": value for name, value in progress.weights.items()}
-    tensors |= {f"best.{name}": value for name, value in progress.best_weights.items()}
+    contents = {f"weights.{name}": value for name, value in progress.weights.items()}
+    contents |= {f"best.{name}": value for name, value in progress.best_weights.items()}
     for number, state in progress.optimizer.items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    history = json.dumps([asdict(epoch) for epoch in progress.history])
-    storage.write_bytes(uri, safetensors.torch.save(contents, metadata={"history": history}))
+        contents |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    tensors.write(uri, contents, {"history": json.dumps([asdict(epoch) for epoch in progress.history])})
 
 
 def load(uri: str) -> Progress | None:
     """What :func:`save` wrote; None where there is no such file."""
     if not storage.exists(uri):
         return None
-    content = storage.read_bytes(uri)
+    contents, metadata = tensors.read(uri)
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
-    for name, tensor in safetensors.torch.load(content).items():
+    for name, tensor in contents.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = tensor
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in groups["optimizer"].items():
         number, _, key = name.partition(".")
         optimizer.setdefault(int(number), {})[key] = tensor
-    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in _metadata(content)]
+    epochs = json.loads(metadata["history"])
+    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in epochs]
     return Progress(history, groups["weights"], groups["best"], optimizer)
-
-
-def _metadata(content: bytes) -> list[dict[str, Any]]:
-    """The history, from the header of a safetensors file."""
-    length = int.from_bytes(content[:8], "little")
-    history: list[dict[str, Any]] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["history"])
-    return history
 
 
 def restore(progress: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -216,12 +216,12 @@ MethodName = Literal["none", "llmemb", "llm2x", "melt", "said", "tslrec", "text_
 CONTENT = frozenset(f"fusion.{name}" for name in FusionConfig.model_fields if name.startswith("content"))
 READS: Mapping[str, frozenset[str]] = {
     "none": frozenset(),
-    "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment", "content"}) | CONTENT,
+    "llmemb": frozenset({"embeddings", "collaborative", "adapter", "alignment", "content", "content_maps"}) | CONTENT,
     "llm2x": frozenset({"embeddings", "llm2x"}),
     "melt": frozenset({"collaborative", "melt"}),
     "said": frozenset({"base_model", "prompt", "item_vectors", "said"}),
     "tslrec": frozenset({"base_model", "collaborative", "item_vectors", "tslrec"}),
-    "text_sum": frozenset({"embeddings", "collaborative", "content"}) | CONTENT,
+    "text_sum": frozenset({"embeddings", "collaborative", "content", "content_maps"}) | CONTENT,
 }
 """By method, the keys that it reads and not every method does. What a method does not read is no part of what it makes,
 and is not opened."""
@@ -236,8 +236,13 @@ EXPECTED = {
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    execution_keys: ClassVar[frozenset[str]] = frozenset({"max_missing_share", "num_workers", "node_labels", "engine"})
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "embeddings", "collaborative", "item_vectors", "output"})
+    # Content maps are what the other keys make them, wherever they are.
+    execution_keys: ClassVar[frozenset[str]] = frozenset(
+        {"max_missing_share", "content_maps", "num_workers", "node_labels", "engine"}
+    )
+    uri_keys: ClassVar[frozenset[str]] = frozenset(
+        {"dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"}
+    )
 
     dataset: str
     embeddings: str | None = None
@@ -255,6 +260,9 @@ class RatConfig(JobConfig):
     item_vectors: str | None = None
     """What ``said`` and ``tslrec`` learn with it before the training, learnt there where it is not yet;
     ``<output>/item_vectors`` by default."""
+    content_maps: str | None = None
+    """A file with what is learnt of content, which is the same for every backbone and both methods that have it; learnt
+    there where it is not yet. ``<output>/content_maps.safetensors`` by default."""
     output: str
     backbone: str = "sasrec"
     """``sasrec``, ``gru4rec``, ``bert4rec``, ``hstu``, or ``package.module:ClassName`` of one's own."""
@@ -317,6 +325,17 @@ class RatConfig(JobConfig):
     def learns_content(self) -> bool:
         """Whether it is learnt which content follows which."""
         return self.has_content and "content" in self.reads and self.content.epochs > 0
+
+    def content_identity(self) -> dict[str, Any]:
+        """The settings that determine what is learnt of content, on a dataset and a snapshot."""
+        return {
+            "content": self.content.model_dump(mode="json"),
+            "decay": self.fusion.content_decay,
+            "temperature": self.fusion.content_temperature,
+            "max_seq_len": self.model.max_seq_len,
+            "sampled": self.training.loss != "softmax",
+            "seed": self.seed,
+        }
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)

@@ -6,7 +6,9 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,14 +16,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llmemb import storage
+from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
-from llmemb.rat.config import ContentConfig
+from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
+from llmemb.rat import tensors
+from llmemb.rat.config import ContentConfig, RatConfig
 from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, make_softmax
 from llmemb.rat.scaling import in_chunks
 from llmemb.rat.training import TrainableRecommender, Worker, sum_gradients
 from llmemb.srs.content import ContentMap
 from llmemb.srs.loss import Pairs, full_softmax
 from llmemb.srs.objective import Batch, NextItem
+
+CONTENT_MAPS_FILE = "content_maps.safetensors"
+OnEpoch = Callable[[int, float], None]
+"""Told of each epoch, counted from 1, and its mean loss."""
 
 
 class ContentMaps(nn.Module):
@@ -30,6 +41,86 @@ class ContentMaps(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.history, self.candidate = ContentMap(width), ContentMap(width)
+
+    def put_into(self, model: TrainableRecommender) -> None:
+        """Makes the model's content that of candidates; its encoder maps that of histories."""
+        assert model.content is not None
+        with torch.no_grad():
+            for rows in in_chunks(model.content):
+                rows.copy_(self.candidate(rows))
+        model.encoder.content_map = self.history
+
+
+@dataclass(frozen=True)
+class LearntContent:
+    """Both maps, and the mean loss of each epoch."""
+
+    maps: ContentMaps
+    losses: list[float]
+
+    def write(self, uri: str, determined_by: str) -> None:
+        """Writes the file that :func:`read_content` reads."""
+        tensors.write(uri, self.maps.state_dict(), {"determined_by": determined_by, "losses": json.dumps(self.losses)})
+
+
+def ensure_content(
+    config: RatConfig,
+    dataset: Dataset,
+    model: TrainableRecommender,
+    *,
+    worker: Worker | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> list[float]:
+    """Learns and writes the maps, or reads them where they are, and puts them into the model.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        InputError: the file holds others.
+    """
+    worker = worker or Worker()
+    uri, determined_by = maps_uri(config), maps_identity(config, dataset)
+    is_there = worker.rank == 0 and storage.exists(uri)  # the same answer for all
+    if worker.sum(torch.tensor(float(is_there), device=worker.device)) > 0:
+        learnt = read_content(uri, determined_by)
+        learnt.maps.to(worker.device)
+    else:
+        sampled = config.training.loss != "softmax"
+        learnt = learn_content(
+            model, dataset.train, config.content, sampled=sampled, seed=config.seed, worker=worker, on_epoch=on_epoch
+        )
+        if worker.rank == 0:
+            learnt.write(uri, determined_by)
+    learnt.maps.put_into(model)
+    return learnt.losses
+
+
+def maps_uri(config: RatConfig) -> str:
+    """Where a run's maps are, or will be."""
+    return config.content_maps or storage.join(config.output, CONTENT_MAPS_FILE)
+
+
+def maps_identity(config: RatConfig, dataset: Dataset) -> str:
+    """The fingerprint of all that determines the maps."""
+    assert config.embeddings is not None
+    return storage.fingerprint(
+        [config.content_identity(), dataset.fingerprint, Snapshot.open(config.embeddings).fingerprint]
+    )
+
+
+def read_content(uri: str, determined_by: str) -> LearntContent:
+    """What was learnt.
+
+    Raises:
+        InputError: from other settings, another dataset or another snapshot.
+    """
+    weights, metadata = tensors.read(uri)
+    if metadata.get("determined_by") != determined_by:
+        raise InputError(f"content_maps: {uri} holds those of other settings, dataset or embeddings; choose another")
+    maps = ContentMaps(len(weights["history.weight"]))
+    maps.load_state_dict(weights)
+    return LearntContent(maps, json.loads(metadata["losses"]))
 
 
 class ContentTraining:
@@ -115,29 +206,16 @@ def learn_content(
     sampled: bool,
     seed: int,
     worker: Worker | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> list[float]:
-    """Learns both maps; the model's content is that of candidates then, and its encoder maps that of histories.
-
-    Args:
-        on_epoch: Told of each epoch, counted from 1, and its mean loss.
-
-    Returns:
-        The mean loss of each epoch.
-    """
-    worker = worker or Worker()
-    training = ContentTraining(model, sequences, settings, sampled=sampled, seed=seed, worker=worker)
+    on_epoch: OnEpoch | None = None,
+) -> LearntContent:
+    """Learns both maps of a model's content; the model stays as it is."""
+    training = ContentTraining(model, sequences, settings, sampled=sampled, seed=seed, worker=worker or Worker())
     losses: list[float] = []
     while len(losses) < settings.epochs:
         losses.append(training.epoch(len(losses)))
         if on_epoch is not None:
             on_epoch(len(losses), losses[-1])
-    assert model.content is not None
-    with torch.no_grad():
-        for rows in in_chunks(model.content):
-            rows.copy_(training.maps.candidate(rows))
-    model.encoder.content_map = training.maps.history
-    return losses
+    return LearntContent(training.maps, losses)
 
 
 def following_loss(

@@ -20,7 +20,7 @@ from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
-from llmemb.rat.content import learn_content
+from llmemb.rat.content import ensure_content, maps_identity, read_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
@@ -74,6 +74,8 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
             config.prompt.check_columns(dataset.item_columns, config.dataset)
         if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
             _check_collaborative(config, dataset, config.collaborative)
+        if config.learns_content and config.content_maps and storage.exists(config.content_maps):
+            read_content(config.content_maps, maps_identity(config, dataset))
     if not claim(config, config.output, **belongs):
         _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
@@ -166,15 +168,8 @@ def fit(
         )
     content_losses: list[float] = []
     if config.learns_content:
-        content_losses = learn_content(
-            model,
-            dataset.train,
-            config.content,
-            sampled=config.training.loss != "softmax",
-            seed=config.seed,
-            worker=worker,
-            on_epoch=None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history)),
-        )
+        tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history))
+        content_losses = ensure_content(config, dataset, model, worker=worker, on_epoch=tell)
     # A run that went on after a stop took the time of all its epochs.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(

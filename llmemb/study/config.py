@@ -17,7 +17,10 @@ STAGES = ("scft", "embed", "rat")
 SET_BY_THE_STUDY = {
     "scft": ("dataset", "output"),
     "embed": ("dataset", "output"),
-    "rat": ("dataset", "embeddings", "collaborative", "item_vectors", "output", "backbone", "method", "seed"),
+    "rat": (
+        *("dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"),
+        *("backbone", "method", "seed"),
+    ),
 }
 
 

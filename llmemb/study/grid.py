@@ -20,6 +20,7 @@ Experiment = Literal["table", "ablation", "sensitivity", "search"]
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 MODEL = "rat.model."
 MADE_HERE = ("encoders", "embeddings", "item_vectors", "trials")
+CONTENT_MAPS = "content_maps"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,13 @@ class Grid:
             name = storage.fingerprint([self._dataset, learnt])
             values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
-        return self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
+        config = self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
+        if not config.learns_content:
+            return config
+        # One for all backbones, methods and settings that have no part in it.
+        name = storage.fingerprint([self._dataset, self._named(config.embeddings), config.content_identity()])
+        maps = storage.join(self.config.output, CONTENT_MAPS, f"{name}.safetensors")
+        return config.model_copy(update={CONTENT_MAPS: maps})
 
     @cached_property
     def needs_embeddings(self) -> bool:

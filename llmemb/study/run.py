@@ -100,7 +100,7 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
     stopped = unread | stopped
     outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
     possible = [config for config in configs if config.output not in stopped]
-    for wave in _by_item_vectors(possible):
+    for wave in _by_what_is_learnt(possible):
         ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
         outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}
     for uri, trial in new.items():
@@ -108,10 +108,11 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
             print(f"study: failed: {trial.described}: {outcomes[uri].reason}")
 
 
-def _by_item_vectors(configs: list[RatConfig]) -> list[list[RatConfig]]:
-    """Waves in which nobody learns the item vectors that another is learning: the first of each, then the others."""
+def _by_what_is_learnt(configs: list[RatConfig]) -> list[list[RatConfig]]:
+    """Waves in which nobody learns the item vectors or content maps that another is learning: first one for each."""
+    learnt = [config.item_vectors or config.content_maps or config.output for config in configs]
     first: dict[str, RatConfig] = {}
-    for config in configs:
-        first.setdefault(config.item_vectors or config.output, config)
-    others = [config for config in configs if first[config.item_vectors or config.output] is not config]
+    for uri, config in zip(learnt, configs, strict=True):
+        first.setdefault(uri, config)
+    others = [config for uri, config in zip(learnt, configs, strict=True) if first[uri] is not config]
     return [wave for wave in (list(first.values()), others) if wave]

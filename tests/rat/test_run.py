@@ -119,7 +119,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
     model = make_model(Inputs(trained, dataset, load_embeddings(Snapshot.open(trained.embeddings), dataset)[0]))
-    learn_content(model, dataset.train, trained.content, sampled=False, seed=trained.seed)  # the same for any backbone
+    learn_content(model, dataset.train, trained.content, sampled=False, seed=trained.seed).maps.put_into(model)
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     with torch.inference_mode():
@@ -545,7 +545,7 @@ def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, t
     torch.testing.assert_close(after.item_embeddings, before.item_embeddings)  # it is learnt beside the recommender
     assert (after.content - before.content).abs().max() > 0.1
     model = make_model(load_inputs(learnt, dataset, Sources(None, "")))
-    learn_content(model, dataset.train, learnt.content, sampled=False, seed=learnt.seed)
+    learn_content(model, dataset.train, learnt.content, sampled=False, seed=learnt.seed).maps.put_into(model)
     torch.testing.assert_close(after.content, model.content)
     histories = [dataset.item_ids[2:5], dataset.item_ids[:6]]
     searched, scored = (after.recommend(histories, k=5, index=index) for index in (after.build_index("flat"), None))

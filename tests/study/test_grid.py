@@ -8,12 +8,13 @@ from llmemb.config import Config
 from llmemb.errors import InputError
 from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid
-from llmemb.study.run import _by_item_vectors
+from llmemb.study.run import _by_what_is_learnt
 
 SCFT = {"base_model": "/models/tiny", "max_steps": 3, "prompt": {"attributes": ["title"]}}
 
 
 ALIGNED = {"alignment": {"weight": 0.03}}
+FREE, UNTAUGHT = {"rat.adapter.freeze_embeddings": False}, {"rat.content.epochs": 0}
 
 
 def make_grid(**settings: Any) -> Grid:
@@ -92,6 +93,25 @@ def test_an_ablation_without_scft_has_another_snapshot_and_no_encoder_of_its_own
     assert grid.scft_config(without) is None
     assert grid.embed_config(without).encoder == "/models/tiny"
     assert grid.rat_config(without).embeddings != grid.rat_config(whole).embeddings
+
+
+def test_content_maps_are_learnt_once_for_all_backbones_and_methods_that_have_them():
+    grid = make_grid(methods=["none", "text_sum", "llmemb"], ablations={"w/o freezing": FREE, "untaught": UNTAUGHT})
+    pairs = [("text_sum", "sasrec"), ("llmemb", "sasrec"), ("llmemb", "gru4rec")]
+    configs = [grid.rat_config(grid.trial(*pair, seed)) for pair in pairs for seed in (0, 1)]
+    configs.append(grid.rat_config(grid.trial("llmemb", "sasrec", 0, FREE)))
+    maps = [config.content_maps for config in configs]
+    assert maps[0] != maps[1]
+    assert maps == [*maps[:2] * 3, maps[0]]
+    first, others = _by_what_is_learnt(configs)
+    assert first == configs[:2]
+    assert others == configs[2:]
+    for changed in (UNTAUGHT, {"rat.fusion.content": False}):
+        assert grid.rat_config(grid.trial("llmemb", "sasrec", 0, changed)).content_maps is None
+    for changed in ({"rat.content.epochs": 5}, {"rat.model.max_seq_len": 7}, {"embed.encoder": "/another"}):
+        other = grid.rat_config(grid.trial("llmemb", "sasrec", 0, changed)).content_maps
+        assert other is not None
+        assert other not in maps
 
 
 def test_encoders_beside_the_study_or_in_its_folder_are_told_apart():
@@ -260,8 +280,8 @@ def test_item_vectors_are_learnt_by_one_trial_before_the_others_need_them():
     grid = make_grid(methods=["none", "said"])
     configs = [grid.rat_config(trial) for backbone in ("sasrec", "gru4rec") for trial in grid.table("said", backbone)]
     alone = grid.rat_config(grid.trial("none", "sasrec", 0))
-    first, others = _by_item_vectors([*configs, alone])
+    first, others = _by_what_is_learnt([*configs, alone])
     assert first == [*configs[:2], alone]  # one for each seed; what learns none waits for nothing
     assert others == configs[2:]
-    assert _by_item_vectors([alone]) == [[alone]]
-    assert _by_item_vectors([]) == []
+    assert _by_what_is_learnt([alone]) == [[alone]]
+    assert _by_what_is_learnt([]) == []
