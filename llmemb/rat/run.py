@@ -166,12 +166,12 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
         )
+    # A run that went on after a stop took the time of all its epochs.
+    started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     content_losses: list[float] = []
     if config.learns_content:
         tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history))
         content_losses = ensure_content(config, dataset, model, worker=worker, on_epoch=tell)
-    # A run that went on after a stop took the time of all its epochs.
-    started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(
         model,
         validation,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
-from llmemb.rat.content import learn_content
+from llmemb.rat.content import ensure_content, learn_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
@@ -430,12 +431,21 @@ def test_a_float16_snapshot_stays_float16_and_on_disk(dataset, tmp_path):
     torch.testing.assert_close(model.content, of_floats.content, rtol=0, atol=0)
 
 
-def test_a_run_that_went_on_after_a_stop_tells_the_time_of_all_epochs(dataset, tmp_path, monkeypatch):
+def test_the_time_told_is_that_of_all_epochs_also_of_those_before_a_stop(dataset, embeddings, tmp_path, monkeypatch):
     before = [Epoch(number, 1.0, 0.1, 1.0, (1.0,), seconds=1000.0) for number in (1, 2)]
     monkeypatch.setattr(run, "train", lambda *arguments, **settings: before)
-    config = config_for(dataset, method="none", output=str(tmp_path / "out"))
-    run_rat(config, here=True)
-    assert 2000 < storage.read_json(f"{config.output}/metrics.json")["seconds"] < 2500
+
+    def ensure(*arguments: Any, **settings: Any) -> list[float]:
+        time.sleep(1.0)
+        return ensure_content(*arguments, **settings)
+
+    monkeypatch.setattr(run, "ensure_content", ensure)
+    seconds = []
+    for epochs in (0, 1):
+        output = str(tmp_path / str(epochs))
+        run_rat(config_for(dataset, embeddings=embeddings, output=output, content={"epochs": epochs}), here=True)
+        seconds.append(storage.read_json(f"{output}/metrics.json")["seconds"])
+    assert 2000 < seconds[0] < seconds[1] - 0.9 < 2500
 
 
 def test_a_table_with_nan_is_refused(dataset, tmp_path):
