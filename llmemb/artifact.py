@@ -46,7 +46,7 @@ def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, s
     record = storage.join(output, RECORD)
     finished = storage.exists(storage.join(output, finished_by))
     if storage.exists(record):
-        theirs, mine = storage.read_json(record), _identity(config, job, inputs)
+        theirs, mine = (_wherever(each) for each in (storage.read_json(record), _identity(config, job, inputs)))
         if theirs != mine:
             raise InputError(f"output: {output} belongs to another run ({_difference(theirs, mine)}); choose another")
     elif finished:
@@ -62,6 +62,12 @@ def recorded_inputs(output: str) -> dict[str, str]:
 
 def _identity(config: JobConfig, job: str, inputs: dict[str, str]) -> dict[str, Any]:
     return {"job": job, "config": config.identity(), "inputs": inputs}
+
+
+def _wherever(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the places of inputs: it has their fingerprints, and the same content may lie anywhere."""
+    config = {key: value for key, value in record["config"].items() if key not in record["inputs"]}
+    return record | {"config": config}
 
 
 def _difference(theirs: Any, mine: Any) -> str:

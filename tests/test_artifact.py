@@ -64,6 +64,13 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
         _claim(str(tmp_path), inputs={"dataset": "2"})
 
 
+def test_the_same_input_may_lie_elsewhere(tmp_path: Path) -> None:
+    for place in ("/first", "/second"):  # also by a record that names the place
+        assert _claim(str(tmp_path), inputs={"seed": "its fingerprint"}, seed=len(place)) is True
+    with pytest.raises(InputError, match=r"inputs\.seed: its fingerprint there, another here"):
+        _claim(str(tmp_path), inputs={"seed": "another"}, seed=6)
+
+
 def test_result_that_no_job_claimed_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "done.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a done\.json that no toy job wrote"):

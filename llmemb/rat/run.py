@@ -148,8 +148,9 @@ def fit(
     dataset = Dataset.open(config.dataset)
     inputs = load_inputs(config, dataset, sources)
     model = make_model(inputs)
-    # Read, not computed, and huge; of the content only cosines count, which its axes' signs do not change.
-    alike = {name for name, values in model.named_buffers() if values is inputs.embeddings or values is model.content}
+    # Read, not computed, and huge; of content as it is only cosines count, which its axes' signs do not change.
+    unshared = [inputs.embeddings] if config.learns_content else [inputs.embeddings, model.content]
+    alike = {name for name, values in model.named_buffers() if any(values is each for each in unshared)}
     model = model.to(worker.device)
     worker.share(model, but=alike)
     validation = validation_targets(config, dataset)
@@ -247,9 +248,10 @@ def _tell_result(config: RatConfig) -> None:
 
 def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:
     info = read_info(collaborative)
-    actual = {"dataset": info["dataset"], "backbone": info["backbone"], **info["model"]}
-    expected = {"dataset": dataset.fingerprint, "backbone": config.backbone, **config.model.model_dump(mode="json")}
-    keys = ["dataset", "hidden_dim"]
+    actual = {"method": info["method"], "dataset": info["dataset"], "backbone": info["backbone"], **info["model"]}
+    expected = {"method": "none", "dataset": dataset.fingerprint, "backbone": config.backbone}
+    expected |= config.model.model_dump(mode="json")
+    keys = ["method", "dataset", "hidden_dim"]
     if METHODS[config.method].goes_on:  # with its weights, which mean nothing to another model
         keys = [key for key in expected if key != "dropout"]
     for key in keys:

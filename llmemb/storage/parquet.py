@@ -29,7 +29,7 @@ def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> p
     """The same from bytes that were read already."""
     try:
         return pq.read_table(io.BytesIO(content), columns=columns)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # the latter where a page is broken
         raise InputError(f"{uri}: not Parquet: {error}") from error
 
 

@@ -170,6 +170,9 @@ def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, computed: str)
         for name, values in [*model.named_parameters(), *model.named_buffers()]:
             if rank == 1 and name != "content" and (computed in name or "embeddings" not in name):
                 values.data += 1.0
+        if rank == 1:
+            assert model.content is not None
+            model.content.mul_(torch.tensor([-1.0, 1.0]).repeat(EMBEDDING_DIM)[:EMBEDDING_DIM])
         return model
 
     def save(model: TrainableRecommender, *arguments: Any, **settings: Any) -> tuple[Fusion, list[Fusion]]:
@@ -478,6 +481,13 @@ def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset
     )
     with pytest.raises(InputError, match=r"has hidden_dim 4; expected this run's, 6"):
         run_rat(config)
+
+
+def test_a_collaborative_recommender_that_knows_the_text_is_refused(trained, dataset, embeddings, tmp_path):
+    config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), collaborative=trained.output)
+    with pytest.raises(InputError, match=r"collaborative: .* has method llmemb; expected this run's, none"):
+        run_rat(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_are_not_made_from_the_weights_of_another_model(trained, dataset, embeddings, tmp_path):
