@@ -3,7 +3,6 @@
 No random state is kept: each epoch draws from (seed, epoch). The file does not depend on the number of workers.
 """
 
-import json
 from dataclasses import asdict, dataclass
 
 import torch
@@ -57,14 +56,14 @@ def save(uri: str, progress: Progress) -> None:
     contents |= {f"best.{name}": value for name, value in progress.best_weights.items()}
     for number, state in progress.optimizer.items():
         contents |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    tensors.write(uri, contents, {"history": json.dumps([asdict(epoch) for epoch in progress.history])})
+    tensors.write(uri, contents, {"history": [asdict(epoch) for epoch in progress.history]})
 
 
 def load(uri: str) -> Progress | None:
     """What :func:`save` wrote; None where there is no such file."""
     if not storage.exists(uri):
         return None
-    contents, metadata = tensors.read(uri)
+    contents, notes = tensors.read(uri)
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
     for name, tensor in contents.items():
         group, _, rest = name.partition(".")
@@ -73,8 +72,7 @@ def load(uri: str) -> Progress | None:
     for name, tensor in groups["optimizer"].items():
         number, _, key = name.partition(".")
         optimizer.setdefault(int(number), {})[key] = tensor
-    epochs = json.loads(metadata["history"])
-    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in epochs]
+    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in notes["history"]]
     return Progress(history, groups["weights"], groups["best"], optimizer)
 
 

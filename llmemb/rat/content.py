@@ -6,7 +6,6 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,7 +59,7 @@ class LearntContent:
 
     def write(self, uri: str, determined_by: str) -> None:
         """Writes the file that :func:`read_content` reads."""
-        tensors.write(uri, self.maps.state_dict(), {"determined_by": determined_by, "losses": json.dumps(self.losses)})
+        tensors.write(uri, self.maps.state_dict(), {"determined_by": determined_by, "losses": self.losses})
 
 
 def ensure_content(
@@ -115,12 +114,12 @@ def read_content(uri: str, determined_by: str) -> LearntContent:
     Raises:
         InputError: from other settings, another dataset or another snapshot.
     """
-    weights, metadata = tensors.read(uri)
-    if metadata.get("determined_by") != determined_by:
+    weights, notes = tensors.read(uri)
+    if notes.get("determined_by") != determined_by:
         raise InputError(f"content_maps: {uri} holds those of other settings, dataset or embeddings; choose another")
     maps = ContentMaps(len(weights["history.weight"]))
     maps.load_state_dict(weights)
-    return LearntContent(maps, json.loads(metadata["losses"]))
+    return LearntContent(maps, notes["losses"])
 
 
 class ContentTraining:

@@ -96,9 +96,20 @@ def rows_to_fit(table: Float[Tensor, "item embedding"]) -> Float[Tensor, "row em
 
 
 def _whitening(centred: Float[Tensor, "row embedding"]) -> Float[Tensor, "embedding embedding"]:
-    from sklearn.covariance import ledoit_wolf
+    """The principal axes, each divided by its deviation; zero where the rows have none but rounding.
 
+    What is learnt of such rounding, by an optimiser that knows no scale, would be another thing in every run. For the
+    same reason the largest part of an axis points up.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    rows = centred.numpy(force=True)
+    variance, axes = np.linalg.eigh(rows.T @ rows / len(rows))
     # With few items for many dimensions the smallest variances are chance; shrinking keeps these from being blown up.
-    covariance, _ = ledoit_wolf(centred.numpy(force=True), assume_centered=True)
-    variance, axes = np.linalg.eigh(covariance)
-    return torch.from_numpy(axes / np.sqrt(variance.clip(min=MIN_SCALE**2))).to(centred)
+    shrinkage = ledoit_wolf_shrinkage(rows, assume_centered=True)
+    shrunk = (1 - shrinkage) * variance + shrinkage * variance.mean()
+    axes /= np.sqrt(shrunk.clip(min=MIN_SCALE**2))
+    axes[:, variance <= variance.max() * MIN_SCALE**2] = 0.0
+    largest = np.abs(axes).argmax(0)
+    axes *= np.where(axes[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
+    return torch.from_numpy(axes).to(centred)
