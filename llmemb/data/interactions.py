@@ -218,7 +218,7 @@ def open_parquet(file: SourceFile) -> pq.ParquetFile:
     """
     stream = open_stream(file)
     try:
-        return pq.ParquetFile(stream)
+        return pq.ParquetFile(stream, page_checksum_verification=True)
     except DAMAGED as error:
         raise InputError(f"{file.uri}: not Parquet: {' '.join(str(error).split())}") from error
 

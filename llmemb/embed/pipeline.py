@@ -17,7 +17,7 @@ from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vecto
 from llmemb.embed.records import REFUSED_FILE, Records, encoded_buckets, read_records, write_refused
 from llmemb.embed.shards import EncodeBucket, compare, tokenize_bucket, write_shard
 from llmemb.embed.snapshot import FORMAT, Snapshot, is_published, latest, point_latest, publish
-from llmemb.encoder.folder import EncoderFolder, local_folder
+from llmemb.encoder.folder import EncoderFolder, local_folder, tokenizer_fingerprint
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate
 
@@ -44,6 +44,8 @@ def run_embed(config: EmbedConfig) -> None:
     parent = latest(config.output)
     identity = vector_identity(config, folder, encoder_fingerprint, on_gpu=has_gpus())
     identity |= {"catalogue": dataset.catalogue_fingerprint, "prompt_template": template.model_dump(mode="json")}
+    if template.tokenizer is not None:  # which may be replaced where it is
+        identity["prompt_tokenizer"] = tokenizer_fingerprint(template.tokenizer)
     if parent is not None and identity.items() <= parent.manifest.items():
         _remove_records(parent.uri)  # of a run that was killed just before it would have done so
         print(f"embeddings: {parent.uri} is published already; LATEST names it")

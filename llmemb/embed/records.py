@@ -55,7 +55,7 @@ def write_refused(plan: SnapshotPlan, buckets: Iterable[int]) -> dict[str, Any] 
         return None
     with tempfile.TemporaryDirectory() as folder, _room_in(folder):
         file = Path(folder) / REFUSED_FILE
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(file, schema, **storage.PARQUET_OPTIONS) as writer:
             for bucket in buckets:
                 refused = storage.read_json(plan.record_uri(bucket))["refused"]
                 writer.write_batch(pa.record_batch([list(column) for column in zip(*refused, strict=True)], schema))

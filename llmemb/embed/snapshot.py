@@ -8,7 +8,8 @@ The manifest's keys:
 - ``counts``: ``total`` = ``new + changed + kept`` vectors, against the parent; ``deleted``, vectors of the parent that
   are no more; ``refused``. With another encoder than the parent's all are new;
 - what the vectors are: ``dimension, dtype, normalize, encoder`` (fingerprint), ``encoder_uri, prompt_template,
-  max_seq_len, precision``; ``catalogue`` and ``dataset`` (fingerprints);
+  max_seq_len, precision``; ``prompt_tokenizer`` (fingerprint) where the template has one; ``catalogue`` and ``dataset``
+  (fingerprints);
 - ``encoded``: ``items, tokens`` of this run; ``parity``: ``sample_items, min_cosine`` of those, null where there are
   none; ``llmemb``: the version.
 

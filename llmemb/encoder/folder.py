@@ -11,7 +11,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -35,9 +35,17 @@ _PRECISIONS: dict[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16
 _SMALL_MODEL = 200_000_000
 # Without any of them transformers makes a tokenizer that knows no word, and says nothing.
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 _DETERMINING_FILES = (
     *("*.safetensors", "config.json", "modules.json", "sentence_bert_config.json", "*_Pooling/config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model"),
+    *_TOKENIZER_FILES,
 )
 
 
@@ -79,10 +87,7 @@ class EncoderFolder:
 
     def fingerprint(self) -> str:
         """16 hex digits over all that determines the output: weights, tokenizer, pooling, by content."""
-        files = [file for pattern in _DETERMINING_FILES for file in self.path.glob(pattern)]
-        return storage.fingerprint(
-            {file.relative_to(self.path).as_posix(): storage.checksum_file(file) for file in files}
-        )
+        return _fingerprint(self.path, _DETERMINING_FILES)
 
     def checked_fingerprint(self) -> str:
         """The same, which must be the one that ``encoder.json`` gives where SCFT wrote one.
@@ -157,6 +162,17 @@ def write_layout(path: Path, *, embedding_dim: int, pooling: PoolingMode, normal
     _write(path / "sentence_bert_config.json", {"max_seq_length": max_seq_len, "do_lower_case": False})
     if normalize:
         (path / "2_Normalize").mkdir(exist_ok=True)
+
+
+def tokenizer_fingerprint(uri: str) -> str:
+    """16 hex digits over the tokenizer of an encoder at any URI, by content."""
+    with local_folder(uri, weights=False) as path:
+        return _fingerprint(path, _TOKENIZER_FILES)
+
+
+def _fingerprint(path: Path, patterns: Sequence[str]) -> str:
+    files = [file for pattern in patterns for file in path.glob(pattern)]
+    return storage.fingerprint({file.relative_to(path).as_posix(): storage.checksum_file(file) for file in files})
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from llmemb.storage.objects import (
     write_json,
 )
 from llmemb.storage.parquet import (
+    PARQUET_OPTIONS,
     entry,
     parse_table,
     read_batches,
@@ -35,6 +36,7 @@ from llmemb.storage.paths import absolute, check_no_password, join, name
 from llmemb.storage.pointer import point, pointed_at
 
 __all__ = [
+    "PARQUET_OPTIONS",
     "Entry",
     "absolute",
     "check_no_password",

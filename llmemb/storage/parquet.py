@@ -15,6 +15,9 @@ from llmemb.storage.failures import explained
 from llmemb.storage.objects import open_read, read_bytes, write_bytes
 from llmemb.storage.paths import name
 
+PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+"""How every Parquet file is written: what was damaged on a disk or on its way is noticed where it is read."""
+
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file.
@@ -28,7 +31,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 def parse_table(content: bytes, uri: str, columns: list[str] | None = None) -> pa.Table:
     """The same from bytes that were read already."""
     try:
-        return pq.read_table(io.BytesIO(content), columns=columns)
+        return pq.read_table(io.BytesIO(content), columns=columns, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:  # the latter where a page is broken
         raise InputError(f"{uri}: not Parquet: {error}") from error
 
@@ -50,7 +53,8 @@ def read_batches(uri: str, columns: list[str], num_rows: int) -> Iterator[pa.Rec
         InputError: it is not there or not Parquet.
     """
     with _opened(uri) as file:
-        yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(num_rows, columns=columns)
+        parquet = pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
+        yield from parquet.iter_batches(num_rows, columns=columns)
 
 
 @contextlib.contextmanager
@@ -77,7 +81,7 @@ def write_tables(uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
     Each is a row group or several. A column of strings may be larger altogether than the 2 GiB of one piece in Arrow.
     """
     buffer, rows, first = io.BytesIO(), 0, next(tables := iter(tables))
-    with pq.ParquetWriter(buffer, first.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, first.schema, **PARQUET_OPTIONS) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table)
             rows += table.num_rows
@@ -89,7 +93,7 @@ def write_tables(uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
 def table_bytes(table: pa.Table, **options: Any) -> bytes:
     """A Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", **options)
+    pq.write_table(table, buffer, **PARQUET_OPTIONS, **options)
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """A night after the first: only what changed is encoded, and the rest stays bit for bit."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from llmemb.embed import parity, pipeline, shards
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot
+from llmemb.encoder.torch_engine import tokenizer_of
 from llmemb.errors import InputError
 from llmemb.prompts import prompt_hash
 from tests.generated import write_catalogue
@@ -154,6 +156,22 @@ def test_another_encoder_makes_every_item_new(embed, in_process, tiny_encoder, t
     embed(FIRST)
     assert embed(SECOND, "second", encoder=other).manifest["counts"]["new"] == len(SECOND)
     assert in_process == [len(FIRST), len(SECOND)]
+
+
+def test_a_tokenizer_of_the_prompts_that_is_replaced_in_place_makes_other_prompts(
+    embed, in_process, tiny_encoder, tmp_path
+):
+    counter = Path(shutil.copytree(tiny_encoder, tmp_path / "counter")) / "tokenizer.json"
+    prompt = {"attributes": [{"name": "title", "max_tokens": 1}], "tokenizer": str(counter.parent)}
+    first = embed(FIRST, prompt=prompt)
+    assert embed(FIRST, prompt=prompt).snapshot_id == first.snapshot_id
+    tokenizer = json.loads(counter.read_text())
+    counter.write_text(json.dumps(tokenizer | {"pre_tokenizer": None}))  # a title is one token now
+    tokenizer_of.cache_clear()
+    second = embed(FIRST, prompt=prompt)
+    tokenizer_of.cache_clear()
+    assert rows(second)["i5"][0] == prompt_hash(f"title is {FIRST['i5']}") != rows(first)["i5"][0]
+    assert in_process == [len(FIRST)] * 2
 
 
 def test_a_cut_vector_is_the_start_of_the_whole_one_and_of_length_one_again(embed):
