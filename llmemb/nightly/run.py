@@ -159,12 +159,28 @@ def due(config: NightlyConfig, before: list[summary.Summary], tonight: summary.S
     nights = (_date(tonight) - _date(last)).days
     if nights >= config.retrain.every_nights:
         return f"the last training was {nights} nights ago"
-    snapshots = {night["snapshot"]["id"]: night["snapshot"] for night in before[compared[-1] :] if "snapshot" in night}
-    snapshots |= {tonight["snapshot"]["id"]: tonight["snapshot"]}
-    del snapshots[last["snapshot"]["id"]]
-    moved = sum(one["counts"][kind] for one in snapshots.values() for kind in ("new", "changed", "deleted"))
+    trained_on = last["snapshot"]["id"]
+    told = [night["snapshot"] for night in (*before[compared[-1] :], tonight) if "snapshot" in night]
+    counts = {snapshot["id"]: snapshot["counts"] for snapshot in told}
+    counts |= _counts_since(config, trained_on, tonight["snapshot"]["id"])
+    del counts[trained_on]
+    moved = sum(one[kind] for one in counts.values() for kind in ("new", "changed", "deleted"))
     share = moved / max(1, tonight["snapshot"]["counts"]["total"])
     return f"{share:.1%} of the catalogue has changed since the last" if share >= config.retrain.changed_share else None
+
+
+def _counts_since(config: NightlyConfig, trained_on: str, tonight: str) -> dict[str, dict[str, int]]:
+    """The counts of tonight's snapshot and of those between it and the one trained on, as far as they are there.
+
+    They tell of what no summary does: nights that were killed after they had embedded.
+    """
+    manifests = {one.snapshot_id: one.manifest for one in History.read(config.embed.output).published}
+    counts: dict[str, dict[str, int]] = {}
+    at: str | None = tonight
+    while at != trained_on and (manifest := manifests.get(at or "")):
+        counts[manifest["snapshot_id"]] = manifest["counts"]
+        at = manifest["parent"]
+    return {} if at is None else counts  # None: LATEST was moved to one that is no child of the one trained on
 
 
 def _has_compared(night: summary.Summary) -> bool:

@@ -145,6 +145,25 @@ def test_small_changes_add_up_until_training_is_due(nights):
     assert outcomes == ["not due", "published", "not due"]
 
 
+def test_what_a_night_embedded_that_was_killed_then_counts_too(nights):
+    nights.run()
+    nights.change(1)
+    assert nights.run()["outcome"] == "not due"
+    for suffix in (".json", ".txt"):
+        storage.remove(storage.list_files(f"{nights.root}/nights", suffix)[-1])  # it left no summary
+    nights.change(1)
+    assert nights.run()["training"] == "5.0% of the catalogue has changed since the last"
+
+
+def test_of_a_latest_that_was_moved_back_by_hand_older_snapshots_do_not_count(nights):
+    for items, outcome in ((2, "published"), (1, "not due"), (2, "published")):
+        nights.change(items)
+        assert nights.run()["outcome"] == outcome
+    nights.night = 2
+    storage.write_bytes(f"{nights.root}/embeddings/LATEST", f"{2:016x}\n".encode())
+    assert nights.run()["training"] == "not due"  # one item of night 2, and not the two of night 1
+
+
 def test_a_night_without_any_change_trains_nothing_even_if_it_is_time(nights):
     first = nights.run()
     nights.back_to(7)
