@@ -15,6 +15,10 @@ def recommend(
     history: Annotated[str, typer.Option(help="Item ids, at least one, separated by commas, the newest last.")],
     dataset: Annotated[str | None, typer.Option(help="Shows attributes of its items beside their ids.")] = None,
     attributes: Annotated[str, typer.Option(help="Which of them, separated by commas.")] = "title",
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="A snapshot, or a root's newest: items in it that the training had not."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     repeat: Annotated[bool, typer.Option("--repeat", help="Items of the history may be recommended too.")] = False,
     as_json: AsJson = False,
@@ -24,6 +28,8 @@ def recommend(
 
     items = [item for item in history.split(",") if item]
     model = Recommender.load(storage.absolute(recommender))
+    if embeddings:
+        model = model.with_new_items(storage.absolute(embeddings))
     [ranked] = model.recommend([items], k=k, filter_seen=not repeat)
     columns = attributes.split(",") if dataset else []
     known = (

@@ -46,11 +46,9 @@ def make_adapter(
             training starts from the text's own similarities, or at random weights, which keep less of them.
         length: The root mean square length of what the untrained adapter gives; not for ``paper``.
     """
-    embedding_dim = embeddings.shape[1]
+    adapter = untrained_adapter(kind, embeddings.shape[1], hidden_dim)
     if kind == "paper":
-        half = max(1, embedding_dim // 2)
-        return nn.Sequential(nn.Linear(embedding_dim, half), nn.Linear(half, hidden_dim))
-    adapter = MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
+        return adapter
     linear = adapter.linear if isinstance(adapter, MlpAdapter) else adapter
     assert isinstance(linear, nn.Linear)
     rows = scaler(rows_to_fit(embeddings))
@@ -62,6 +60,14 @@ def make_adapter(
             linear.weight.mul_(length / present)
             linear.bias.mul_(length / present)
     return adapter
+
+
+def untrained_adapter(kind: AdapterKind, embedding_dim: int, hidden_dim: int) -> nn.Module:
+    """An adapter with random weights."""
+    if kind == "paper":
+        half = max(1, embedding_dim // 2)
+        return nn.Sequential(nn.Linear(embedding_dim, half), nn.Linear(half, hidden_dim))
+    return MlpAdapter(embedding_dim, hidden_dim) if kind == "mlp" else nn.Linear(embedding_dim, hidden_dim)
 
 
 def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row embedding"], *, length: float) -> None:

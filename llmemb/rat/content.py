@@ -69,11 +69,8 @@ def ensure_content(
     *,
     worker: Worker | None = None,
     on_epoch: OnEpoch | None = None,
-) -> list[float]:
+) -> LearntContent:
     """Learns and writes the maps, or reads them where they are, and puts them into the model.
-
-    Returns:
-        The mean loss of each epoch.
 
     Raises:
         InputError: the file holds others.
@@ -92,7 +89,7 @@ def ensure_content(
         if worker.rank == 0:
             learnt.write(uri, determined_by)
     learnt.maps.put_into(model)
-    return learnt.losses
+    return learnt
 
 
 def maps_uri(config: RatConfig) -> str:

@@ -14,7 +14,7 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import CONTENT_KEYS, make_encoder, read_item_embeddings, read_vectors, read_weights
-from llmemb.rat.scaling import ROWS_PER_CHUNK, content_of
+from llmemb.rat.scaling import ROWS_PER_CHUNK, Scaler, content_of
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.repeats import repeat_share
 from llmemb.vectors import zeros_on_disk
@@ -39,13 +39,13 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
     torch.manual_seed(config.seed)
     of_content = {key: getattr(config.fusion, key) for key in CONTENT_KEYS}
     encoder = make_encoder(config.backbone, config.model, **of_content)
-    content = None
+    content = whitening = None
     if config.has_content:
         assert inputs.embeddings is not None
-        content = content_of(inputs.embeddings, inputs.missing)
-    model = TrainableRecommender(
-        method.item_table(inputs), encoder, num_items=inputs.dataset.num_items, content=content
-    )
+        whitening = Scaler.fit(inputs.embeddings, "whiten")
+        content = content_of(inputs.embeddings, inputs.missing, whitening)
+    table, num_items = method.item_table(inputs), inputs.dataset.num_items
+    model = TrainableRecommender(table, encoder, num_items=num_items, content=content, whitening=whitening)
     method.extend(inputs, model)
     encoder.seen_logit.fill_(seen_logits(config, inputs.dataset)[-1])
     return model

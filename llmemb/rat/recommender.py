@@ -1,6 +1,7 @@
 """The recommender artifact: ``model.safetensors``, ``item_embeddings/``, ``metrics.json``, ``recommender.json``.
 
-With the content term of scores there is ``item_content/`` too.
+With the content term of scores there is ``item_content/`` too, and where text alone tells of an item
+``new_items.safetensors``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from llmemb import storage, vectors
 from llmemb.data.dataset import ITEM_ID
 from llmemb.data.sequences import Sequences
+from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.neighbours import IndexKind, index_of
 from llmemb.rat.config import ModelConfig
+from llmemb.rat.new_items import NEW_ITEMS_FILE, NewItems, unknown_vectors
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.content import ContentMap
 from llmemb.srs.encoder import HistoryEncoder
@@ -31,6 +34,7 @@ from llmemb.vectors import MANIFEST_FILE
 
 RECOMMENDER_FILE, WEIGHTS_FILE, METRICS_FILE = "recommender.json", "model.safetensors", "metrics.json"
 ITEM_EMBEDDINGS_FOLDER, ITEM_CONTENT_FOLDER = "item_embeddings", "item_content"
+NEW_ITEMS_KEY = "new_items"
 FORMAT = 2
 PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
@@ -42,8 +46,16 @@ CONTENT_KEYS = ("content_decay", "content_temperature")
 class Recommender:
     """A finished recommender: scores come from the cached item embeddings, no LLM and no adapter runs."""
 
-    def __init__(self, info: dict[str, Any], encoder: HistoryEncoder, item_ids: list[str], table: FinalTable) -> None:
-        self.info, self.item_ids = info, item_ids
+    def __init__(
+        self,
+        info: dict[str, Any],
+        encoder: HistoryEncoder,
+        item_ids: list[str],
+        table: FinalTable,
+        *,
+        uri: str | None = None,
+    ) -> None:
+        self.info, self.item_ids, self.uri = info, item_ids, uri
         self._encoder = encoder.eval()
         self._table = table
 
@@ -88,7 +100,30 @@ class Recommender:
                     f"recommender: {uri}: {ITEM_EMBEDDINGS_FOLDER} and {ITEM_CONTENT_FOLDER} hold different items"
                 )
             content = torch.from_numpy(vectors).to(device)
-        return cls(info, encoder.to(device), item_ids, FinalTable(torch.from_numpy(embeddings).to(device), content))
+        table = FinalTable(torch.from_numpy(embeddings).to(device), content)
+        return cls(info, encoder.to(device), item_ids, table, uri=uri)
+
+    def with_new_items(self, embeddings: str) -> Self:
+        """This recommender and the items of a snapshot that it does not know: they can be recommended, and histories
+        may hold them, before the next training.
+
+        Each has the row of an item that was there in the training and had no interactions.
+
+        Args:
+            embeddings: A snapshot or a root's newest, of the encoder that the recommender was trained with.
+
+        Raises:
+            InputError: a snapshot of other vectors, or a recommender that knows items by more than their text.
+        """
+        snapshot, new_items = Snapshot.open(embeddings), self._new_items()
+        new_items.check_vectors(snapshot)
+        item_ids, vectors = unknown_vectors(snapshot, self.item_ids)
+        added = new_items.rows(vectors, self._encoder)
+        of_content = self._table.content
+        if of_content is not None and added.content is not None:
+            of_content = torch.cat([of_content, added.content.to(of_content)])
+        table = FinalTable(torch.cat([self.item_embeddings, added.embeddings.to(self.item_embeddings)]), of_content)
+        return type(self)(self.info, self._encoder, [*self.item_ids, *item_ids], table, uri=self.uri)
 
     @property
     def label(self) -> str:
@@ -162,6 +197,18 @@ class Recommender:
                 ranked.append([(self.item_ids[rows[place]], float(scores[place])) for place in best])
         return ranked
 
+    def _new_items(self) -> NewItems:
+        expected = self.info.get(NEW_ITEMS_KEY)
+        if self.uri is None or expected is None:
+            raise InputError(
+                f"recommender: {self.uri} ({self.label}) has no {NEW_ITEMS_FILE}: it knows items by more than "
+                "their text; expected one of method llmemb with a trained adapter, as rat writes it now"
+            )
+        content = storage.read_bytes(storage.join(self.uri, NEW_ITEMS_FILE))
+        if storage.checksum(content) != expected:
+            raise InputError(_of_another_run(self.uri, NEW_ITEMS_FILE))
+        return NewItems.from_bytes(content, hidden_dim=self.item_embeddings.shape[1])
+
     @cached_property
     def _item_index(self) -> dict[str, int]:
         return {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
@@ -210,6 +257,7 @@ def write_recommender(
     *,
     item_ids: list[str],
     table: FinalTable,
+    new_items: NewItems | None = None,
     info: dict[str, Any],
     metrics: dict[str, Any],
 ) -> None:
@@ -217,13 +265,19 @@ def write_recommender(
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
-        info: The content of ``recommender.json``. The checksum of the weights and the fingerprints of the tables'
-            manifests are added: what is of another run does not pass as this one's.
+        new_items: What the rows of items that come later are made with, if that can be.
+        info: The content of ``recommender.json``. The checksums of the weights and of that, and the fingerprints of
+            the tables' manifests are added: what is of another run does not pass as this one's.
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), content)
     parts: dict[str, str | None] = {"weights": storage.checksum(content), ITEM_CONTENT_FOLDER: None}
+    parts[NEW_ITEMS_KEY] = None
+    if new_items is not None:
+        of_new_items = new_items.to_bytes()
+        storage.write_bytes(storage.join(uri, NEW_ITEMS_FILE), of_new_items)
+        parts[NEW_ITEMS_KEY] = storage.checksum(of_new_items)
     source = {key: info[key] for key in ("dataset", "embeddings")}
     for folder, rows in ((ITEM_EMBEDDINGS_FOLDER, table.embeddings), (ITEM_CONTENT_FOLDER, table.content)):
         if rows is not None:

@@ -25,6 +25,7 @@ from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import Sources, count_missing, load_collaborative, load_inputs, make_model, seen_logits
+from llmemb.rat.new_items import NewItems
 from llmemb.rat.recommender import (
     CONTENT_KEYS,
     FORMAT,
@@ -36,6 +37,7 @@ from llmemb.rat.recommender import (
 )
 from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
+from llmemb.srs.content import ContentMap
 from llmemb.vectors import MANIFEST_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -169,10 +171,10 @@ def fit(
         )
     # A run that went on after a stop took the time of all its epochs.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
-    content_losses: list[float] = []
+    learnt = None
     if config.learns_content:
         tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history))
-        content_losses = ensure_content(config, dataset, model, worker=worker, on_epoch=tell)
+        learnt = ensure_content(config, dataset, model, worker=worker, on_epoch=tell)
     fusion, tried = fuse(
         model,
         validation,
@@ -185,10 +187,11 @@ def fit(
     )
     if worker.rank == 0:
         metrics = summarise(history, fusion, tried)
-        metrics["content_losses"] = content_losses
+        metrics["content_losses"] = [] if learnt is None else learnt.losses
         metrics["items_without_embedding"] = len(inputs.missing)
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
-        _write(config, dataset, model, metrics, collaborative=sources.collaborative)
+        candidate_map = None if learnt is None else learnt.maps.candidate
+        _write(config, dataset, model, metrics, collaborative=sources.collaborative, candidate_map=candidate_map)
 
 
 def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
@@ -307,7 +310,9 @@ def _write(
     metrics: dict[str, Any],
     *,
     collaborative: str | None,
+    candidate_map: ContentMap | None,
 ) -> None:
+    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
     ids_only = None if collaborative is None else read_info(collaborative)
     info = {
         "format": FORMAT,
@@ -318,7 +323,7 @@ def _write(
         **{key: getattr(config.fusion, key) for key in CONTENT_KEYS},
         "tail_users": None if model.encoder.tail_users is None else model.encoder.tail_users.longest,
         "dataset": dataset.fingerprint,
-        "embeddings": None if config.embeddings is None else Snapshot.open(config.embeddings).fingerprint,
+        "embeddings": None if snapshot is None else snapshot.fingerprint,
         "collaborative": None if ids_only is None else storage.fingerprint(ids_only),
         "collaborative_recipe": None if ids_only is None else recipe(ids_only),
         "training": config.identity(),
@@ -331,6 +336,9 @@ def _write(
         model,
         item_ids=dataset.item_ids,
         table=table,
+        new_items=None
+        if snapshot is None
+        else NewItems.of(model, config.adapter.kind, candidate_map=candidate_map, snapshot=snapshot),
         info=info,
         metrics=metrics,
     )

@@ -65,21 +65,23 @@ class Scaler(nn.Module):
             return centred @ self.axes
         return centred if self.deviation is None else centred.div_(self.deviation)
 
-
-def scale(embeddings: Float[Tensor, "item embedding"], scaling: Scaling) -> Float32[Tensor, "item embedding"]:
-    """The whole table, scaled."""
-    scaler = Scaler.fit(embeddings, scaling)
-    scaled = torch.empty(embeddings.shape, dtype=torch.float32, device=embeddings.device)
-    for source, target in zip(in_chunks(embeddings), in_chunks(scaled), strict=True):
-        target.copy_(scaler(source))
-    return scaled
+    def table(self, embeddings: Float[Tensor, "item embedding"]) -> Float32[Tensor, "item embedding"]:
+        """All rows of a table, some at a time."""
+        scaled = torch.empty(embeddings.shape, dtype=torch.float32, device=embeddings.device)
+        for source, target in zip(in_chunks(embeddings), in_chunks(scaled), strict=True):
+            target.copy_(self(source))
+        return scaled
 
 
 def content_of(
-    embeddings: Float[Tensor, "item embedding"], missing: Int[Tensor, " row"]
+    embeddings: Float[Tensor, "item embedding"], missing: Int[Tensor, " row"], whitening: Scaler | None = None
 ) -> Float32[Tensor, "item embedding"]:
-    """What likeness of texts is measured with: whitened unit rows; zero for items without an embedding."""
-    content = scale(embeddings, "whiten")
+    """What likeness of texts is measured with: whitened unit rows; zero for items without an embedding.
+
+    Args:
+        whitening: That of this table; fitted to it by default.
+    """
+    content = (whitening or Scaler.fit(embeddings, "whiten")).table(embeddings)
     normalize(content, dim=1, out=content)
     content[missing] = 0.0  # not the rounding of the mean, which is the same for all of them
     return content

@@ -18,13 +18,22 @@ def write(uri: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> 
     Args:
         notes: What JSON can hold. All are one value of the file's metadata, whose order is chance when it has more.
     """
-    contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    storage.write_bytes(uri, safetensors.torch.save(contents, metadata={NOTES: json.dumps(notes, sort_keys=True)}))
+    storage.write_bytes(uri, to_bytes(tensors, notes))
 
 
 def read(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What :func:`write` wrote; a file of others has no notes."""
-    content = storage.read_bytes(uri)
+    return from_bytes(storage.read_bytes(uri))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
+    """The file that :func:`write` writes."""
+    contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return safetensors.torch.save(contents, metadata={NOTES: json.dumps(notes, sort_keys=True)})
+
+
+def from_bytes(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`to_bytes` made."""
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     notes: dict[str, Any] = json.loads(metadata.get(NOTES, "{}"))

@@ -19,7 +19,7 @@ from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
-from llmemb.rat.scaling import ROWS_PER_CHUNK
+from llmemb.rat.scaling import ROWS_PER_CHUNK, Scaler
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
@@ -112,6 +112,7 @@ class TrainableRecommender(nn.Module):
 
     Args:
         content: Frozen unit vectors, one per item, for the content term of scores; None without.
+        whitening: What they were made with from the LLM embeddings.
 
     Attributes:
         auxiliary: What the method adds to the training, if anything.
@@ -127,9 +128,10 @@ class TrainableRecommender(nn.Module):
         *,
         num_items: int,
         content: Float[Tensor, "item content"] | None = None,
+        whitening: Scaler | None = None,
     ) -> None:
         super().__init__()
-        self.table, self.encoder, self.num_items = table, encoder, num_items
+        self.table, self.encoder, self.num_items, self.whitening = table, encoder, num_items, whitening
         self.register_buffer("content", content, persistent=False)
         self.auxiliary = None
 

@@ -79,15 +79,22 @@ class AdaptedTable(nn.Module):
         embeddings: Their table: frozen, or an :class:`IdTable` that starts from them.
         present: Items that have an embedding; others are zero, whatever the adapter makes of what stands there.
             All by default.
+        scaler: What the embeddings went or go through before, which those of new items need too.
     """
 
     present: Tensor | None
+    scaler: nn.Module | None
 
     def __init__(
-        self, embeddings: nn.Module, adapter: nn.Module, *, present: Bool[Tensor, " item"] | None = None
+        self,
+        embeddings: nn.Module,
+        adapter: nn.Module,
+        *,
+        present: Bool[Tensor, " item"] | None = None,
+        scaler: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.embeddings, self.adapter = embeddings, adapter
+        self.embeddings, self.adapter, self.scaler = embeddings, adapter, scaler
         self.register_buffer("present", _mask(present), persistent=False)
 
     def forward(self, rows: Rows = None) -> Float[Tensor, "item dim"]:

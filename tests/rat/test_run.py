@@ -29,7 +29,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
-from llmemb.rat.content import ensure_content, learn_content
+from llmemb.rat.content import LearntContent, ensure_content, learn_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
@@ -438,7 +438,7 @@ def test_the_time_told_is_that_of_all_epochs_also_of_those_before_a_stop(dataset
     before = [Epoch(number, 1.0, 0.1, 1.0, (1.0,), seconds=1000.0) for number in (1, 2)]
     monkeypatch.setattr(run, "train", lambda *arguments, **settings: before)
 
-    def ensure(*arguments: Any, **settings: Any) -> list[float]:
+    def ensure(*arguments: Any, **settings: Any) -> LearntContent:
         time.sleep(1.0)
         return ensure_content(*arguments, **settings)
 

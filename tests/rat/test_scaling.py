@@ -4,11 +4,15 @@ import torch
 from sklearn.covariance import LedoitWolf
 
 from llmemb.rat import scaling as scaling_module
-from llmemb.rat.scaling import Scaler, scale
+from llmemb.rat.scaling import Scaler, Scaling
 
 EMBEDDINGS = torch.from_numpy(
     np.random.default_rng(0).normal(size=(50, 6)) @ np.diag([5.0, 3.0, 2.0, 1.0, 0.5, 0.1]) + 7.0
 ).float()
+
+
+def scale(embeddings: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+    return Scaler.fit(embeddings, scaling).table(embeddings)
 
 
 def test_standardised_dimensions_have_mean_0_and_deviation_1():

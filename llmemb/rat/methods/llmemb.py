@@ -33,7 +33,7 @@ def adapted_table(inputs: Inputs) -> nn.Module:
             settings.kind, inputs.embeddings, scaler, hidden_dim, start=settings.start, length=length
         )
         present = torch.ones(len(inputs.embeddings), dtype=torch.bool).index_fill_(0, inputs.missing, False)
-        table = AdaptedTable(embeddings, adapter, present=present)
+        table = AdaptedTable(embeddings, adapter, present=present, scaler=scaler)
     if not settings.add_ids:
         return table
     # An item without interactions is only ever a negative: an ID vector would learn nothing but to push it away.

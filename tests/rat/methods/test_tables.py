@@ -11,7 +11,7 @@ from llmemb.rat.alignment import CollaborativeAlignment
 from llmemb.rat.config import READS, RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import make_model
-from llmemb.rat.scaling import scale
+from llmemb.rat.scaling import Scaler
 from tests.rat.methods.conftest import make_inputs
 
 
@@ -43,7 +43,7 @@ def test_llm2x_starts_at_the_principal_components_and_trains_them():
     inputs = make_inputs("llm2x", llm2x={"start_length": 2.0})
     model = make_model(inputs)
     table = model.table().detach()
-    expected = PCA(4).fit_transform(scale(inputs.embeddings, "standardise").numpy())
+    expected = PCA(4).fit_transform(Scaler.fit(inputs.embeddings, "standardise").table(inputs.embeddings).numpy())
     for column in range(4):  # the sign of a component is arbitrary
         assert abs(np.corrcoef(table[:, column], expected[:, column])[0, 1]) == pytest.approx(1.0, abs=1e-4)
     assert float(table.square().sum(1).mean().sqrt()) == pytest.approx(2.0, rel=1e-4)
