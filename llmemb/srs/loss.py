@@ -153,34 +153,34 @@ def _bounded_softmax(
     *,
     of_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The loss and both gradients in three products and one pass over the logits.
+    """The loss and both gradients in three products and two passes over the logits, which stay in the cache.
 
-    The shift and the offsets are a column more of the first product's factors, and the normaliser is one of the
-    second's result. Cosines over a temperature are within such a bound.
+    The shift and the offsets are a column more of the first product's factors. Cosines over a temperature are within
+    such a bound.
     """
-    num, dim = states.shape
+    num = len(states)
     of_items = states.new_full((len(table),), -shift) if offsets is None else offsets - shift
     left = torch.cat([states, states.new_ones(num, 1)], dim=1)  # [position, dim + 1]
     columns = torch.cat([table.T, of_items[None]])  # [dim + 1, item]
-    right = torch.cat([table, table.new_ones(len(table), 1)], dim=1)  # [item, dim + 1]
-    sums = torch.empty_like(left)
-    table_gradient = table.new_zeros(dim, len(table)) if of_table else None
+    sums, normaliser = torch.empty_like(states), states.new_empty(num, 1)
+    table_gradient = torch.zeros_like(table) if of_table else None
     buffer = states.new_empty(min(chunk, num), len(table))
     for start in range(0, num, chunk):
         rows = slice(start, start + chunk)
         likelihoods = torch.mm(left[rows], columns, out=buffer[: len(left[rows])]).exp_()
         if passed_over is not None:
             likelihoods[_within(passed_over, start, len(likelihoods))] = 0.0
-        torch.mm(likelihoods, right, out=sums[rows])
+        torch.sum(likelihoods, 1, keepdim=True, out=normaliser[rows])
+        torch.mm(likelihoods, table, out=sums[rows])
         if table_gradient is not None:
-            table_gradient.addmm_((states[rows] / sums[rows, dim:]).T, likelihoods)
-    normaliser, wanted = sums[:, dim:], table[targets]
+            # Gathered as [dim, item] it takes 1.7 times as long (measured on an AVX2 core, h = 64 and 128).
+            table_gradient.addmm_(likelihoods.T, states[rows] / normaliser[rows])
+    wanted = table[targets]
     target_logits = (states * wanted).sum(1) + of_items[targets]
     total = (normaliser[:, 0].log() - target_logits).sum()
-    states_gradient = sums[:, :dim] / normaliser - wanted
     if table_gradient is not None:
-        table_gradient = table_gradient.T.contiguous().index_add_(0, targets, states, alpha=-1)
-    return total, states_gradient, table_gradient
+        table_gradient.index_add_(0, targets, states, alpha=-1)
+    return total, sums / normaliser - wanted, table_gradient
 
 
 def _multiply(into: Tensor, left: Tensor, right: Tensor, *, add: bool = False) -> None:
