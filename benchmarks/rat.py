@@ -4,12 +4,13 @@
 
 All rows train the same model (2 blocks, length 50, about 1,024 positions a batch) on the same sequences in one run, a
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
-first: cross-entropy of whole logits with ``torch.nn.functional``, on batches bucketed by length, or padded to 50; and
+first: torch's own layers and cross-entropy of whole logits, on batches bucketed by length, or padded to 50; and
 RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
 With ``--epochs`` ours and RecTools' are trained for as many epochs too, and their validation NDCG@10 is told.
 """
 
 import argparse
+import math
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
@@ -53,7 +55,8 @@ def main() -> None:
     batches = list(islice(objective.batches(seed=0, epoch=0), arguments.steps))
     schedule = Schedule(**TrainingConfig().model_dump(), adapter_rate=1.0)
     loop = TrainingLoop(make_model(num_items, dim), sequences, schedule, seed=0, worker=Worker())
-    model = make_model(num_items, dim).train()
+    torch.manual_seed(0)
+    model = PlainSasrec(num_items, dim, **ModelConfig().model_dump(include={"num_blocks", "dropout", "temperature"}))
     train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=2e-3))
     in_turn = list(islice(shuffled(sequences), max(1, arguments.steps // 10)))
     rows: dict[str, Callable[[], int]] = {
@@ -109,19 +112,39 @@ def make_model(num_items: int, dim: int) -> TrainableRecommender:
     return TrainableRecommender(IdTable(num_items, dim), encoder, num_items=num_items)
 
 
+class PlainSasrec(nn.Module):
+    """The same recommender of torch's own layers; padding stands behind the items, so the causal mask hides it."""
+
+    def __init__(self, num_items: int, dim: int, *, num_blocks: int, dropout: float, temperature: float) -> None:
+        super().__init__()
+        self.items = nn.Embedding(num_items + 1, dim, padding_idx=0)
+        self.positions = nn.Embedding(MAX_SEQ_LEN, dim)
+        layer = nn.TransformerEncoderLayer(
+            dim, 1, 4 * dim, dropout, activation=F.gelu, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, num_blocks, enable_nested_tensor=False)
+        self.dropout, self.scale, self.temperature = nn.Dropout(dropout), math.sqrt(dim), temperature
+
+    def forward(self, item_index: Tensor) -> Tensor:
+        """Logits ``[row, seq, item]``, at padding too."""
+        embeddings, length = F.normalize(self.items.weight, dim=1), item_index.shape[1]
+        vectors = F.embedding(item_index, embeddings) * self.scale + self.positions.weight[:length]
+        causal = nn.Transformer.generate_square_subsequent_mask(length)
+        states = self.blocks(self.dropout(vectors), mask=causal, is_causal=True)
+        return F.normalize(states, dim=-1) / self.temperature @ embeddings[1:].T
+
+
 def ours(loop: TrainingLoop, batches: list[Batch]) -> int:
     for step, batch in enumerate(batches):
         loop.step(batch, np.random.default_rng(step))
     return sum(batch.num_targets for batch in batches)
 
 
-def plain(model: TrainableRecommender, optimizer: torch.optim.Optimizer, batches: list[Padded]) -> int:
+def plain(model: PlainSasrec, optimizer: torch.optim.Optimizer, batches: list[Padded]) -> int:
     trained = 0
     for inputs, targets in batches:
         item_index, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
-        embeddings = model.item_embeddings()
-        logits = model.encoder(item_index, embeddings) @ embeddings.T  # at padding too
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten() - 1, ignore_index=-1)
+        loss = F.cross_entropy(model(item_index).flatten(0, 1), wanted.flatten() - 1, ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

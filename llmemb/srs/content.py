@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llmemb.srs.unit_vectors import unit
+
 
 class ContentMap(nn.Module):
     """A linear map of content, the identity at first, to unit length."""
@@ -21,11 +23,6 @@ class ContentMap(nn.Module):
 
     def forward(self, content: Float[Tensor, "row content"]) -> Float[Tensor, "row content"]:
         return unit(torch.addmm(content, content, self.weight))
-
-
-def unit(content: Float[Tensor, "row content"]) -> Float[Tensor, "row content"]:
-    """Rows of length 1; zeros stay."""
-    return F.normalize(content, dim=1)
 
 
 def content_queries(

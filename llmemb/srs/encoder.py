@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences
-from llmemb.srs.content import ContentMap, content_queries, unit
+from llmemb.srs.content import ContentMap, content_queries
 from llmemb.srs.objective import MASK
 from llmemb.srs.tail_users import TailUsers
+from llmemb.srs.unit_vectors import unit
 
 Similarity = Literal["cosine", "dot"]
 MASK_INIT_STD = 0.02
@@ -109,7 +110,7 @@ class HistoryEncoder(nn.Module):
 
     def embeddings(self, table: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
         """The final embeddings of a table's vectors: what is cached, looked up and compared with."""
-        return F.normalize(table, dim=1, eps=MIN_LENGTH) if self._similarity == "cosine" else table
+        return unit(table, min_length=MIN_LENGTH) if self._similarity == "cosine" else table
 
     def forward(
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]
@@ -122,7 +123,7 @@ class HistoryEncoder(nn.Module):
         if self._similarity == "dot":
             return states
         # After an item that starts at zero the state is zero too, where a normalised vector has no slope to speak of.
-        return F.normalize(states, dim=-1, eps=MIN_LENGTH * self.input_scale) / self._temperature
+        return unit(states, min_length=MIN_LENGTH * self.input_scale) / self._temperature
 
     def states(
         self, item_index: Int[Tensor, "batch seq"], embeddings: Float[Tensor, "item dim"]

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llmemb.srs.dropout import Dropout
+
 
 class GRU4Rec(nn.Module):
     """A gated recurrent network whose output, through a projection that starts at zero, is added to its input.
@@ -15,7 +17,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         between_layers = dropout if num_blocks > 1 else 0.0
         self.recurrent = nn.GRU(hidden_dim, hidden_dim, num_blocks, batch_first=True, dropout=between_layers)
         self.output = nn.Linear(hidden_dim, hidden_dim)

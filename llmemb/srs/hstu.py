@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llmemb.srs.dropout import Dropout
 from llmemb.srs.positions import rank
 
 NORM_EPS = 1e-6  # as published: values are small after the division by the length
@@ -20,7 +21,7 @@ class HSTU(nn.Module):
 
     def __init__(self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             HSTUBlock(hidden_dim, num_heads=num_heads, max_seq_len=max_seq_len, dropout=dropout)
             for _ in range(num_blocks)
@@ -50,7 +51,7 @@ class HSTUBlock(nn.Module):
         self.gate_value_query_key = nn.Linear(hidden_dim, 4 * hidden_dim)
         self.distance_bias = nn.Parameter(torch.zeros(max_seq_len, num_heads))
         self.mixed_norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = nn.Linear(hidden_dim, hidden_dim)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)

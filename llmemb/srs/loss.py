@@ -85,14 +85,12 @@ class _FullSoftmax(torch.autograd.Function):
         chunk: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        if dtype == torch.float32:
-            shift = _bound(states, table, offsets)
-            if shift is not None:
-                total, *gradients = _bounded_softmax(
-                    states, table, targets, offsets, passed_over, shift, chunk, of_table=ctx.needs_input_grad[1]
-                )
-                ctx.save_for_backward(*gradients)
-                return total
+        if dtype == torch.float32 and _is_bounded(states, table, offsets):
+            total, *gradients = _bounded_softmax(
+                states, table, targets, offsets, passed_over, chunk, of_table=ctx.needs_input_grad[1]
+            )
+            ctx.save_for_backward(*gradients)
+            return total
         states_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table)
         items = table.to(dtype)
         total = states.new_zeros(())
@@ -132,14 +130,14 @@ def _within(pairs: Pairs, start: int, num: int) -> tuple[Tensor, Tensor]:
     return pairs[0][first:last] - start, pairs[1][first:last]
 
 
-def _bound(states: Tensor, table: Tensor, offsets: Tensor | None) -> float | None:
-    """What no logit is above, by Cauchy and Schwarz; None if the lowest may lie too far below it."""
+def _is_bounded(states: Tensor, table: Tensor, offsets: Tensor | None) -> bool:
+    """Whether, by Cauchy and Schwarz, logits with their offsets can be exponentiated as they are."""
     if not len(states):  # a worker's share of a batch may be empty
-        return 0.0
-    product = states.norm(dim=1).max() * table.norm(dim=1).max()
-    lowest, highest = (product.new_zeros(()),) * 2 if offsets is None else torch.aminmax(offsets)
-    bound, spread = torch.stack([product + highest, 2 * product + highest - lowest]).tolist()
-    return bound if spread <= MAX_SPREAD else None
+        return True
+    spread = 2 * states.norm(dim=1).max() * table.norm(dim=1).max()
+    if offsets is not None:
+        spread = spread + offsets.max() - offsets.min()
+    return float(spread) <= MAX_SPREAD
 
 
 def _bounded_softmax(
@@ -148,39 +146,38 @@ def _bounded_softmax(
     targets: Tensor,
     offsets: Tensor | None,
     passed_over: Pairs | None,
-    shift: float,
     chunk: int,
     *,
     of_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The loss and both gradients in three products and two passes over the logits, which stay in the cache.
 
-    The shift and the offsets are a column more of the first product's factors. Cosines over a temperature are within
-    such a bound.
+    An item's offset is no part of its logit: exponentiated, it is a weight of all that the item adds to. Cosines over a
+    temperature are within the bound.
     """
     num = len(states)
-    of_items = states.new_full((len(table),), -shift) if offsets is None else offsets - shift
-    left = torch.cat([states, states.new_ones(num, 1)], dim=1)  # [position, dim + 1]
-    columns = torch.cat([table.T, of_items[None]])  # [dim + 1, item]
-    sums, normaliser = torch.empty_like(states), states.new_empty(num, 1)
+    offsets = states.new_zeros(len(table)) if offsets is None else offsets - offsets.max()
+    weights = offsets.exp()
+    weighted, items = table * weights[:, None], table.T
+    sums, normaliser = torch.empty_like(states), states.new_empty(num)
     table_gradient = torch.zeros_like(table) if of_table else None
     buffer = states.new_empty(min(chunk, num), len(table))
     for start in range(0, num, chunk):
         rows = slice(start, start + chunk)
-        likelihoods = torch.mm(left[rows], columns, out=buffer[: len(left[rows])]).exp_()
+        likelihoods = torch.mm(states[rows], items, out=buffer[: len(states[rows])]).exp_()
         if passed_over is not None:
             likelihoods[_within(passed_over, start, len(likelihoods))] = 0.0
-        torch.sum(likelihoods, 1, keepdim=True, out=normaliser[rows])
-        torch.mm(likelihoods, table, out=sums[rows])
+        torch.mv(likelihoods, weights, out=normaliser[rows])
+        torch.mm(likelihoods, weighted, out=sums[rows])
         if table_gradient is not None:
             # Gathered as [dim, item] it takes 1.7 times as long (measured on an AVX2 core, h = 64 and 128).
-            table_gradient.addmm_(likelihoods.T, states[rows] / normaliser[rows])
+            table_gradient.addmm_(likelihoods.T, states[rows] / normaliser[rows, None])
     wanted = table[targets]
-    target_logits = (states * wanted).sum(1) + of_items[targets]
-    total = (normaliser[:, 0].log() - target_logits).sum()
+    target_logits = (states * wanted).sum(1) + offsets[targets]
+    total = (normaliser.log() - target_logits).sum()
     if table_gradient is not None:
-        table_gradient.index_add_(0, targets, states, alpha=-1)
-    return total, sums / normaliser - wanted, table_gradient
+        table_gradient.mul_(weights[:, None]).index_add_(0, targets, states, alpha=-1)
+    return total, sums.div_(normaliser[:, None]).sub_(wanted), table_gradient
 
 
 def _multiply(into: Tensor, left: Tensor, right: Tensor, *, add: bool = False) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llmemb.srs.dropout import Dropout
 from llmemb.srs.positions import age
 
 
@@ -28,7 +29,7 @@ class Transformer(nn.Module):
     def __init__(self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.zeros(max_seq_len, hidden_dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_heads=num_heads, dropout=dropout) for _ in range(num_blocks))
 
     def forward(
@@ -63,7 +64,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(hidden_dim)
         self.feed_forward_input = nn.Linear(hidden_dim, 4 * hidden_dim)
         self.feed_forward_output = nn.Linear(4 * hidden_dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for output in (self.attention_output, self.feed_forward_output):
             nn.init.zeros_(output.weight)
             nn.init.zeros_(output.bias)

@@ -32,7 +32,7 @@ def test_loss_and_gradients_equal_a_float64_reference_whatever_the_chunk(length,
     states, table = torch.randn(7, 4), torch.randn(11, 4) * length
     targets = torch.tensor([0, 10, 3, 3, 5, 1, 9])
     offsets = torch.randn(11) * 2 if with_offsets else None
-    assert (loss_module._bound(states, table, offsets) is not None) == bounded
+    assert loss_module._is_bounded(states, table, offsets) == bounded
     expected_inputs = [states.double().requires_grad_(), table.double().requires_grad_()]
     expected = naive(*expected_inputs, targets, offsets, passed_over)
     (2 * expected).backward()
