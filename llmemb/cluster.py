@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -184,11 +185,25 @@ def train_on_ray(
         ),
     )
     try:
-        return trainer.fit()
+        with _keyboard_interrupt():
+            return trainer.fit()
     except ray.train.ControllerError as error:
         if isinstance(error.controller_failure, InputError):
             raise error.controller_failure from error
         raise
+
+
+@contextlib.contextmanager
+def _keyboard_interrupt() -> Iterator[None]:
+    """Ray Train answers Ctrl-C with an exit of its own, and does so for what comes after it too."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _end_on_bad_input() -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,13 +17,16 @@ BAD_INPUT = 2
 _INPUT_ERROR = f"{InputError.__module__}.{InputError.__qualname__}"
 CLUSTER_LOST = 75
 """EX_TEMPFAIL: the job may be run again as it is."""
+INTERRUPTED = 128 + signal.SIGINT
+"""As shells have it."""
 
 
 def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoReturn:
     """Runs ``python jobs/x.py --config FILE.yaml [section.key=value …]`` and exits.
 
     Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, with 75 and
-    a traceback when the cluster lost what the job needed, and with 1 and a traceback when the software is at fault.
+    a traceback when the cluster lost what the job needed, with 130 and a line after Ctrl-C, and with 1 and a traceback
+    when the software is at fault.
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")
@@ -33,6 +37,9 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
         logs.set_up(verbose=arguments.verbose)
         config = config_class.load(arguments.config, arguments.overrides)
         run(config)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; run it again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         bad_input = find_input_error(error)
         if bad_input is None:

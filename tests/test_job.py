@@ -1,14 +1,23 @@
+import os
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from llmemb.cluster import train_on_ray
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 from llmemb.job import find_input_error, lost_by_cluster, main
 
 JOBS = sorted((Path(__file__).resolve().parents[1] / "jobs").glob("*.py"))
+NEVER_ENDING = {
+    "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4},
+    "training": {"max_epochs": 10**6, "patience": 10**6},
+}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
@@ -129,3 +138,49 @@ def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, ca
         main(Config, run)
     assert exit_.value.code == 75
     assert capsys.readouterr().err.endswith("error: the cluster lost a part of the job: run it again to go on\n")
+
+
+def run_until_interrupted(job: str, config: dict, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a job, and presses Ctrl-C when it tells of its first epochs."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [sys.executable, str(JOBS[0].parent / f"{job}.py"), "--config", str(folder / "config.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "epochs" in line:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            break
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, "".join(lines) + out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["rat", "study"])
+def test_ctrl_c_ends_a_job_with_one_line_and_what_is_done_is_kept(job, tiny_dataset, tmp_path):
+    rat = {"dataset": tiny_dataset, "output": str(tmp_path / "out"), "method": "none", **NEVER_ENDING}
+    study = {"dataset": tiny_dataset, "output": str(tmp_path / "out"), "methods": ["none", "melt"]}
+    study |= {"seeds": [0], "backbones": ["sasrec"], "scft": {}, "rat": NEVER_ENDING, "sampled": None}
+    ended = run_until_interrupted(job, {"rat": rat, "study": study}[job], tmp_path)
+    assert ended.stderr.splitlines()[-1:] == ["interrupted: what is finished is kept; run it again to go on"]
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 130
+    assert "all methods" not in ended.stdout  # the study's next trials
+    assert list(tmp_path.rglob("checkpoint.safetensors"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_what_it_was_before_once_a_training_is_over(ray_local, tmp_path):
+    import ray.train
+
+    before = signal.getsignal(signal.SIGINT)
+    scaling = ray.train.ScalingConfig(num_workers=1)
+    train_on_ray(lambda _: None, {}, storage_uri=str(tmp_path), name="run", scaling=scaling, max_failures=0)
+    assert signal.getsignal(signal.SIGINT) is before

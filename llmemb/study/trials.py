@@ -81,6 +81,7 @@ def _outcome(config: RatConfig, reason: str | None) -> Outcome:
 def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
     """Runs them, and says why which of them failed."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables whatever the verbosity
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # which ends these trials alone, and the study goes on
     from ray import tune
 
     cluster.connect()
