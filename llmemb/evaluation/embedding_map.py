@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from llmemb import progress
 
 NUM_NEIGHBORS = 10
+MIN_ITEMS = 3
 MAX_TSNE_ITEMS = 5000
 ROWS_PER_BLOCK = 256
 
@@ -79,7 +80,8 @@ def draw_maps(
     perplexity: float,
     seed: int,
 ) -> Maps:
-    """Maps of one sample of items in every embedding, loaded one at a time.
+    """Maps of one sample of items in every embedding, loaded one at a time; of fewer than three items there is nothing
+    to see, and no embedding is read.
 
     Args:
         embeddings: By name, what gives ``[num_items, dim]``, row j for item index j + 1, or None.
@@ -91,7 +93,9 @@ def draw_maps(
     if categories is not None:
         codes, names = categories
         groupings.append(Grouping(codes[rows], names, {}, chance_of_same_group(codes[rows])))
-    points = {}
+    points: dict[str, NDArray[np.float32]] = {}
+    if len(rows) < MIN_ITEMS:
+        return Maps(points, groupings[0], groupings[1] if categories is not None else None)
     with progress.bar("map the item embeddings", len(embeddings), "embeddings") as bar:
         for number, (name, load) in enumerate(embeddings.items(), start=1):
             table = load()
@@ -122,6 +126,8 @@ def project(embeddings: NDArray[np.float32], *, perplexity: float, seed: int) ->
     """
     # Its parallel loops are short: on cores that others use too, threads wait for each other and take 20 times as long.
     with threadpool_limits(1):
+        if embeddings.shape[1] == 1:
+            embeddings = np.pad(embeddings, ((0, 0), (0, 1)))
         if method(len(embeddings)) == "PCA":
             return PCA(2, random_state=seed).fit_transform(embeddings)
         perplexity = min(perplexity, (len(embeddings) - 1) / 3)
@@ -167,4 +173,4 @@ def same_group_share(neighbors: NDArray[np.int64], groups: NDArray[np.int64]) ->
 def chance_of_same_group(groups: NDArray[np.int64]) -> float:
     """The probability that two different items drawn at random are in one group."""
     sizes = np.bincount(groups)
-    return float((sizes * (sizes - 1)).sum() / (len(groups) * (len(groups) - 1)))
+    return float((sizes * (sizes - 1)).sum() / max(1, len(groups) * (len(groups) - 1)))

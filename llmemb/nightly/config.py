@@ -14,7 +14,7 @@ from llmemb.rat.config import RatConfig
 EMBEDDINGS_FOLDER, RECOMMENDERS_FOLDER, EVALUATIONS_FOLDER = "embeddings", "recommenders", "evaluations"
 FILLED = {
     "embed": ("dataset",),
-    "rat": ("dataset", "embeddings", "collaborative", "item_vectors", "output"),
+    "rat": ("dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"),
     "evaluate": ("dataset", "embeddings", "models", "rankings", "output", "across_datasets"),
 }
 """The keys of each step that the night sets itself."""

@@ -20,7 +20,7 @@ from llmemb.evaluation.evaluate import METRICS_FILE, run_evaluate
 from llmemb.nightly import live, summary
 from llmemb.nightly.config import EVALUATIONS_FOLDER, RECOMMENDERS_FOLDER, NightlyConfig
 from llmemb.nightly.lease import Lease, held
-from llmemb.rat.recommender import RECOMMENDER_FILE
+from llmemb.rat.recommender import RECOMMENDER_FILE, read_info
 from llmemb.rat.run import run_rat
 
 LEASE_FILE = "LEASE"
@@ -96,6 +96,7 @@ class Night:
             self.facts |= {"outcome": NOT_DUE, "reason": reason}
         else:
             self.facts["candidate"] = candidate
+            self._check_live(live_before)
             with self._step("rat"):
                 recommender = self._recommender(candidate)
                 run_rat(config.rat.model_copy(update={"output": recommender, "embeddings": snapshot.uri}))
@@ -105,6 +106,15 @@ class Night:
                 self._decide(candidate, live_before)
         with self._step("clean up"):
             self.facts["deleted"] = list(clean_up(config))
+
+    def _check_live(self, name: str | None) -> None:
+        """Raises InputError, before hours of training, where tonight's recommender could be compared with nothing."""
+        try:
+            if name is not None:
+                read_info(self._recommender(name))
+        except InputError as error:
+            uri = storage.join(self._config.output, live.LIVE_FILE)
+            raise InputError(f"{uri}: {error}; without {uri} tonight's is published as the first one is") from error
 
     def _compare(self, candidate: str, live_before: str | None, snapshot: Snapshot) -> list[dict[str, Any]]:
         config = self._config

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,12 +23,12 @@ from llmemb.rat.scaling import Scaler
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.content import ContentMap, unit
 from llmemb.srs.encoder import HistoryEncoder
-from llmemb.srs.item_table import AdaptedTable
+from llmemb.srs.item_table import AdaptedTable, FrozenTable
 from llmemb.srs.scoring import FinalTable
 from llmemb.vectors import ITEM_ID
 
 NEW_ITEMS_FILE = "new_items.safetensors"
-VECTOR_KEYS = ("encoder", "dimension", "normalize")
+VECTOR_KEYS = ("encoder", "dimension", "normalize", "max_seq_len", "prompt_template", "prompt_tokenizer")
 """Of a snapshot's manifest: what its vectors have in common with those of another night."""
 
 
@@ -62,6 +61,8 @@ class NewItems:
         """Those of a trained model; None where items are known by something else than their LLM embeddings."""
         tables = [module for module in model.table.modules() if isinstance(module, AdaptedTable)]
         if adapter_kind == "pca" or not tables or not isinstance(tables[0].scaler, Scaler):
+            return None
+        if not isinstance(tables[0].embeddings, FrozenTable):  # training has moved items that nobody has had, too
             return None
         whitening = model.whitening if model.encoder.weights.reads_content else None
         return cls(
@@ -114,10 +115,10 @@ class NewItems:
         for key, expected in self.of_vectors.items():
             found = snapshot.manifest.get(key)
             if found != expected:
-                raise InputError(
-                    f"embeddings: {snapshot.uri} has {key} {found}; expected {expected}, which the "
-                    "recommender was trained on"
-                )
+                told = f"another {key} than"
+                if not isinstance(expected, dict):  # a template is too long to show
+                    told = f"{key} {found}; expected {expected}, which"
+                raise InputError(f"embeddings: {snapshot.uri} has {told} the recommender was trained on")
 
 
 def unknown_vectors(snapshot: Snapshot, known: list[str]) -> tuple[list[str], Float[Tensor, "item embedding"]]:
@@ -126,13 +127,12 @@ def unknown_vectors(snapshot: Snapshot, known: list[str]) -> tuple[list[str], Fl
     Raises:
         InputError: a value is not finite.
     """
-    value_set = pa.array(known, pa.string())
+    known_ids = set(known)  # one for all files, where pyarrow would make one for each
     found: list[pa.Table] = []
     for entry in snapshot.manifest["files"]:
-        ids = vectors.read_ids(snapshot.uri, entry)
-        if pc.all(pc.is_in(ids, value_set=value_set)).as_py() is False:
-            part = snapshot.part(entry)
-            found.append(part.filter(pc.invert(pc.is_in(part.column(ITEM_ID), value_set=value_set))))
+        is_new = [item_id not in known_ids for item_id in vectors.read_ids(snapshot.uri, entry).to_pylist()]
+        if any(is_new):
+            found.append(snapshot.part(entry).filter(pa.array(is_new)))
     if not found:
         return [], torch.zeros(0, snapshot.embedding_dim)
     table = pa.concat_tables(found).sort_by(ITEM_ID)

@@ -154,10 +154,15 @@ class Recommender:
             index: From :meth:`build_index`: not every item is scored then, and an approximate one may miss some.
 
         Raises:
-            InputError: a history is empty, or the recommender does not know an item.
+            InputError: a history is empty, the recommender does not know an item, or the index is of other items.
         """
         rows = self._sequences(histories)
         if index is not None:
+            if index.ntotal != len(self.item_ids):
+                raise InputError(
+                    f"index: it holds {index.ntotal:,} items; expected the recommender's {len(self.item_ids):,}: build "
+                    "it anew where items were added"
+                )
             return self._search(index, rows, k=k, filter_seen=filter_seen)
         ranked: list[list[tuple[str, float]]] = []
         for chunk in self.score(rows):
@@ -201,8 +206,8 @@ class Recommender:
         expected = self.info.get(NEW_ITEMS_KEY)
         if self.uri is None or expected is None:
             raise InputError(
-                f"recommender: {self.uri} ({self.label}) has no {NEW_ITEMS_FILE}: it knows items by more than "
-                "their text; expected one of method llmemb with a trained adapter, as rat writes it now"
+                f"recommender: {self.uri} ({self.label}) has no {NEW_ITEMS_FILE}: it knows items by more than their "
+                "text; expected one of method llmemb with a trained adapter on frozen embeddings, as rat writes it now"
             )
         content = storage.read_bytes(storage.join(self.uri, NEW_ITEMS_FILE))
         if storage.checksum(content) != expected:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from llmemb import storage
+from llmemb.errors import InputError
 
 NOTES = "notes"
 
@@ -22,8 +24,16 @@ def write(uri: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> 
 
 
 def read(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`write` wrote; a file of others has no notes."""
-    return from_bytes(storage.read_bytes(uri))
+    """What :func:`write` wrote; a file of others has no notes.
+
+    Raises:
+        InputError: it is no safetensors file.
+    """
+    content = storage.read_bytes(uri)
+    try:
+        return from_bytes(content)
+    except SafetensorError as error:
+        raise InputError(f"{uri}: expected a safetensors file: {error}") from error
 
 
 def to_bytes(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
@@ -34,7 +44,8 @@ def to_bytes(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
 
 def from_bytes(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What :func:`to_bytes` made."""
+    tensors = safetensors.torch.load(content)  # and first, since it checks the header
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     notes: dict[str, Any] = json.loads(metadata.get(NOTES, "{}"))
-    return safetensors.torch.load(content), notes
+    return tensors, notes

@@ -325,13 +325,13 @@ class TrainingLoop:
 
 def sum_gradients(model: nn.Module, worker: Worker) -> None:
     """All-reduces every gradient in one message; what a backbone leaves out of a step has a gradient of zero."""
-    if worker.num_workers == 1:
-        return
     gradients = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             gradients.append(parameter.grad)
+    if worker.num_workers == 1:  # which takes the steps that several take
+        return
     flat = worker.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     start = 0
     for gradient in gradients:

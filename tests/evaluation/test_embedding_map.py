@@ -96,3 +96,16 @@ def test_very_many_items_get_principal_components(monkeypatch) -> None:
     assert embedding_map.method(12) == "PCA"
     points = project(table, perplexity=5, seed=0)
     np.testing.assert_allclose(np.abs(points[:, 0]), np.abs(np.arange(12) - 5.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_items", [1, 2])
+def test_of_hardly_any_items_nothing_is_drawn_or_read(num_items: int) -> None:
+    groups = np.zeros(num_items, dtype=np.int64)
+    maps = draw_maps({"ids": lambda: 1 / 0}, groups, None, max_items=9, perplexity=5, seed=0)
+    assert (maps.points, maps.num_items, maps.info["popularity"]["chance"]) == ({}, num_items, num_items - 1)
+
+
+def test_vectors_of_one_number_have_a_map() -> None:
+    points = project(np.random.default_rng(0).normal(size=(20, 1)).astype(np.float32), perplexity=5, seed=0)
+    assert points.shape == (20, 2)
+    assert np.isfinite(points).all()

@@ -32,6 +32,7 @@ def test_the_resolved_config_can_be_read_again(tmp_path):
         ({"rat": {"training": {"max_epochs": 0}}}, "rat.training.max_epochs: "),
         ({"rat": {"output": "s3://b/x"}}, "rat.output is set by the night itself"),
         ({"rat": {"item_vectors": "s3://b/x"}}, "rat.item_vectors is set by the night itself"),
+        ({"rat": {"content_maps": "s3://b/x"}}, "rat.content_maps is set by the night itself"),
         ({"evaluate": {"models": ["s3://b/x"]}}, "evaluate.models is set by the night itself"),
         ({"rat": 3}, "rat: "),
         ({"publish": {"metric": "ndcg@7"}}, "publish.metric: expected one of"),

@@ -18,6 +18,7 @@ from llmemb.embed.snapshot import Snapshot, latest_id
 from llmemb.errors import InputError
 from llmemb.nightly import live, run, summary
 from llmemb.nightly.config import NightlyConfig
+from llmemb.rat.recommender import FORMAT
 from tests.snapshots import write_snapshot
 
 
@@ -72,7 +73,7 @@ class Nights:
 
     def train(self, config: Any) -> None:
         self._begin("rat")
-        info = {"quality": self.quality, "embeddings": Snapshot.open(config.embeddings).snapshot_id}
+        info = {"format": FORMAT, "quality": self.quality, "embeddings": Snapshot.open(config.embeddings).snapshot_id}
         if not storage.exists(f"{config.output}/recommender.json"):
             storage.write_json(f"{config.output}/recommender.json", info)
 
@@ -240,6 +241,23 @@ def test_live_that_was_moved_by_hand_meanwhile_stays(nights, monkeypatch):
     with pytest.raises(InputError, match=f"moved to {by_hand} while this night compared"):
         nights.run()
     assert live.live_id(nights.root) == by_hand
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_live_that_cannot_be_read_is_found_before_the_training_and_without_it_the_next_is_published(nights, is_gone):
+    first, file = nights.run()["live"], f"{nights.root}/LIVE"
+    if is_gone:
+        shutil.rmtree(f"{nights.root}/recommenders/{first}")
+    else:
+        of_before = {"format": FORMAT - 1, "embeddings": None}
+        storage.write_json(f"{nights.root}/recommenders/{first}/recommender.json", of_before)
+    nights.back_to(7)
+    nights.change(items=1)
+    with pytest.raises(InputError, match=f"^{file}: recommender: .*{first} has .*; without {file} tonight's"):
+        nights.run()
+    assert nights.ran == ["embed"]
+    storage.remove(file)
+    assert nights.run()["outcome"] == "published"
 
 
 def test_live_that_is_no_folders_name_is_refused(nights):

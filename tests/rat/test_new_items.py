@@ -22,6 +22,8 @@ from tests.generated import prepare_dataset
 from tests.snapshots import write_snapshot
 
 NUM_ITEMS, COLD = 14, ["i12", "i13"]
+MOVED = {"adapter": {"freeze_embeddings": False}}
+"""Training moves cold items too, as negatives."""
 PROMPTS = {f"i{number}": f"thing {number}" for number in range(NUM_ITEMS)}
 LATER = PROMPTS | {"a-twin": PROMPTS["i12"], "n1": "thing of another kind"}
 """The next night's: one reads as a cold item does, and its id is before all others."""
@@ -101,6 +103,8 @@ def test_new_items_are_recommended_and_may_be_in_histories(trained, embeddings):
     assert scores["n1"] != pytest.approx(scores["i12"], rel=1e-3)
     as_twin = dict(later.recommend([["i12"]], k=99)[0])
     assert dict(ranked[2])["i3"] == pytest.approx(as_twin["i3"], rel=1e-5)
+    with pytest.raises(InputError, match=r"^index: it holds 14 items; expected the recommender's 16"):
+        later.recommend(histories, k=5, index=trained.build_index("flat"))
     found = later.recommend(histories, k=5, index=later.build_index("flat"))
     assert [{item for item, _ in each} for each in found] == [{item for item, _ in each[:5]} for each in ranked]
     with pytest.raises(InputError, match="'n1' is none of the recommender's 14 items"):
@@ -122,6 +126,9 @@ def test_what_cannot_be_is_one_line(dataset, trained, embeddings, tmp_path):
     other = write_snapshot(str(tmp_path / "other"), LATER, dim=5, encoder="f" * 16)
     with pytest.raises(InputError, match=f"^embeddings: {other.uri} has encoder f{{16}}; expected e{{16}}, which the"):
         trained.with_new_items(other.uri)
+    read_otherwise = write_snapshot(str(tmp_path / "prompts"), LATER, dim=5, prompt_template={"instruction": "Thing:"})
+    with pytest.raises(InputError, match="has another prompt_template than the recommender was trained on"):
+        trained.with_new_items(read_otherwise.uri)
     wide = write_snapshot(str(tmp_path / "wide"), LATER, dim=6)
     with pytest.raises(InputError, match="has dimension 6; expected 5, which the recommender was trained on"):
         trained.with_new_items(wide.uri)
@@ -131,7 +138,12 @@ def test_what_cannot_be_is_one_line(dataset, trained, embeddings, tmp_path):
     storage.write_json(f"{tmp_path}/broken/manifest.json", broken.manifest | {"files": [entry]})
     with pytest.raises(InputError, match="1 items have values that are NaN or infinite, such as 'n2'"):
         trained.with_new_items(f"{tmp_path}/broken")
-    for changed in ({"method": "none", "embeddings": None}, {"method": "text_sum"}, {"adapter": {"kind": "pca"}}):
+    for changed in (
+        {"method": "none", "embeddings": None},
+        {"method": "text_sum"},
+        {"adapter": {"kind": "pca"}},
+        MOVED,
+    ):
         without = train(dataset, embeddings, tmp_path / storage.fingerprint(changed), **changed)
         with pytest.raises(InputError, match=f"has no {NEW_ITEMS_FILE}: it knows items by more than their text"):
             without.with_new_items(embeddings)

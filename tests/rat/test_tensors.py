@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from llmemb.errors import InputError
 from llmemb.rat import tensors
 
 
@@ -15,3 +17,11 @@ def test_notes_come_back_and_the_same_contents_are_the_same_bytes(tmp_path):
     read, read_notes = tensors.read(str(tmp_path / "0.safetensors"))
     assert read_notes == notes
     assert {name: tensor.tolist() for name, tensor in read.items()} == {"a": [[0, 3], [1, 4], [2, 5]], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("content", [b"", b"epochs: 3\n", bytes(100), (2).to_bytes(8, "little") + b"[]"])
+def test_what_is_no_file_of_tensors_is_one_line(tmp_path, content):
+    file = tmp_path / "maps.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{file}: expected a safetensors file: "):
+        tensors.read(str(file))

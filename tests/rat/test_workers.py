@@ -126,3 +126,11 @@ def test_what_a_backbone_leaves_out_stops_no_worker(monkeypatch):
     training.sum_gradients(model, Worker(0, 2))
     assert model["used"].weight.grad.tolist() == [[2, 2]]
     assert not model["left_out"].weight.grad.any()
+
+
+def test_one_worker_takes_the_step_of_several_where_a_backbone_leaves_something_out():
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "left_out": torch.nn.Linear(2, 1)})
+    model["used"](torch.ones(1, 2)).sum().backward()
+    training.sum_gradients(model, Worker())
+    assert model["used"].weight.grad.tolist() == [[1, 1]]
+    assert model["left_out"].weight.grad.tolist() == [[0, 0]]  # with none at all, its momentum would stand still
