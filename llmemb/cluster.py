@@ -232,15 +232,23 @@ def training_workers(
     Args:
         min_workers: With as few, training starts or goes on; all of them are needed by default.
         labels: Those of the nodes to train on.
+
+    Raises:
+        InputError: there are too many for a Ray of this machine alone, which gets no other node.
     """
     import ray.train
 
     on_gpu = has_gpus()
     resources = None if on_gpu else {"CPU": threads}
     number: Any = num_workers if min_workers is None else (min_workers, num_workers)
-    say_if_waiting(
-        "training", min_workers or num_workers, cpus=0 if on_gpu else threads, gpus=int(on_gpu), labels=labels
-    )
+    needed, each = min_workers or num_workers, {"cpus": 0 if on_gpu else threads, "gpus": int(on_gpu)}
+    room = _room(**each, labels=labels)
+    if room < needed and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"num_workers: this machine has room for {room} of {needed} workers; expected no more, or a cluster to "
+            "run on (RAY_ADDRESS)"
+        )
+    say_if_waiting("training", needed, **each, labels=labels)
     scaling_config: Any = ray.train.ScalingConfig  # typed as that of Ray Train's first version
     return scaling_config(
         num_workers=number,
@@ -254,16 +262,20 @@ def say_if_waiting(
     work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0, labels: Mapping[str, str] | None = None
 ) -> None:
     """Prints a line where the nodes have no room for all workers: an autoscaling cluster starts more, another never."""
-    wanted = {"CPU": cpus, "GPU": gpus}
-    needs = {kind: number for kind, number in wanted.items() if number}
-    room = sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in _nodes(labels))
+    room = _room(cpus=cpus, gpus=gpus, labels=labels)
     if room < num_workers:
-        each = ", ".join(f"{number} {kind}" for kind, number in needs.items())
+        each = ", ".join(f"{number} {kind}" for kind, number in (("CPU", cpus), ("GPU", gpus)) if number)
         where = "".join(f", {key}={value}" for key, value in (labels or {}).items())
         print(
             f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each{where})",
             flush=True,
         )
+
+
+def _room(*, cpus: int, gpus: int, labels: Mapping[str, str] | None) -> int:
+    """How many workers of that size the nodes have room for."""
+    needs = {kind: number for kind, number in (("CPU", cpus), ("GPU", gpus)) if number}
+    return sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in _nodes(labels))
 
 
 def check_memory(

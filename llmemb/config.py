@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from llmemb import storage
 from llmemb.errors import InputError
+from llmemb.settings import meant
 
 LabelKey = Annotated[str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(pattern=r"^!?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
@@ -30,7 +31,7 @@ absolute: workers run in other directories, where its relative path would be loo
 class Config(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class JobConfig(Config):
@@ -57,7 +58,8 @@ class JobConfig(Config):
         try:
             return cls.model_validate({key: cls._resolve(key, value) for key, value in values.items()})
         except ValidationError as error:
-            raise InputError("config: " + "; ".join(map(_describe, error.errors()))) from error
+            told = [_describe(each, cls) for each in error.errors()]
+            raise InputError("config: " + "; ".join(told)) from error
 
     @classmethod
     def _resolve(cls, key: str, value: object) -> object:
@@ -108,11 +110,21 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "(top level)"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    shown = repr(error["input"])
-    return f"{where}: {error['msg']}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+def _describe(error: Any, config_class: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    at = f"{where}: " if where else ""
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        other = meant(where, config_class)
+        return f"{at}unknown key" + (f"; expected {other}?" if other else "")
+    if kind == "missing":
+        return f"{at}missing"
+    if kind == "union_tag_not_found":
+        return f"{at}expected {error['ctx']['discriminator']}, which says what kind it is"
+    message = error["msg"].removeprefix("Value error, ")
+    if kind == "tuple_type":
+        message = "expected a list, such as [a, b]"
+    if isinstance(given, dict):  # a check of several keys names them, and all of them are too many to show
+        return f"{at}{message}"
+    shown = repr(given)
+    return f"{at}{message}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"

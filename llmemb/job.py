@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 from llmemb import logs
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
+from llmemb.settings import as_text
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 BAD_INPUT = 2
@@ -30,6 +31,7 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")
+    parser.add_argument("--settings", action=_ShowSettings, config_class=config_class)
     parser.add_argument("--verbose", action="store_true", help="show the log lines of Ray and of the workers")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_args()
@@ -51,6 +53,17 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
         print(f"error: {' '.join(str(bad_input).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(0)
+
+
+class _ShowSettings(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, *, config_class: type[JobConfig]) -> None:
+        told = "list all settings with their defaults and what they do"
+        super().__init__(option_strings, dest, nargs=0, help=told)
+        self._config_class = config_class
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(as_text(self._config_class))
+        parser.exit()
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -107,8 +107,11 @@ def index_of(rows: Float[np.ndarray, "row dim"], kind: IndexKind) -> Any:
     """A faiss index over float32 rows, by inner product.
 
     Raises:
+        InputError: there is no such kind.
         ImportError: faiss is not installed.
     """
+    if kind not in get_args(IndexKind):
+        raise InputError(f"index: no kind {kind!r}: expected one of {', '.join(get_args(IndexKind))}")
     index = _empty_index(_faiss(), kind, rows.shape[1], len(rows))
     index.train(rows)
     index.add(rows)

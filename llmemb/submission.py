@@ -93,6 +93,8 @@ def _connect(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    if not address.startswith(("http://", "https://")):
+        raise InputError(f"address: {address}: expected that of the cluster's dashboard, http://host:8265")
     # Ray prefers these to what the caller says.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     for handler in logging.getLogger("ray").handlers:  # one line per file that stays here is too much

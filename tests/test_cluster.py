@@ -106,6 +106,21 @@ def test_it_is_said_when_workers_have_no_room(nodes, capsys, wanted, said):
     assert capsys.readouterr().out == (f"embed: waits for nodes: {said}\n" if said else "")
 
 
+@pytest.mark.parametrize("labels", [None, {"market": "!spot"}])
+def test_this_machine_alone_gets_no_other_node_to_train_on(nodes, monkeypatch, capsys, labels):
+    monkeypatch.setenv("LLMEMB_DEVICE", "cpu")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        InputError, match=r"^num_workers: this machine has room for \d+ of 99 workers; expected no more"
+    ):
+        cluster.training_workers(99, threads=1, labels=labels)
+    assert cluster.training_workers(4, threads=1, labels=labels).num_workers == 4
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start more")
+    assert cluster.training_workers(99, threads=1, labels=labels).num_workers == 99
+    assert "training: waits for nodes: there is room for" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("device", "gpus", "expected"), [("auto", 0, False), ("auto", 1, True), ("gpu", 0, True)])
 def test_a_cluster_that_has_no_gpu_yet_can_say_that_it_will(monkeypatch, device, gpus, expected):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus} if gpus else {})

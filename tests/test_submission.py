@@ -127,6 +127,13 @@ def test_no_cluster_at_the_address_is_one_line():
     assert result.stderr == "error: address: no Ray cluster answers at http://127.0.0.1:9: expected http://host:8265\n"
 
 
+def test_an_address_without_its_scheme_is_one_line():
+    with pytest.raises(
+        InputError, match=r"^address: 127\.0\.0\.1:8265: expected that of the cluster's dashboard, http://"
+    ):
+        submission.submit("embed", CONFIG, address="127.0.0.1:8265", folder=REPOSITORY)
+
+
 def lost_answer(cluster: Cluster) -> None:
     """The first submission is accepted, and its answer lost; a second one of that id is refused, as Ray does."""
     accept, lost = cluster.submit_job, [ConnectionError()]

@@ -19,6 +19,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def separated(text: str) -> list[str]:
+    """What is between the commas, without spaces around it; nothing empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """An empty table; the columns named in ``right`` hold numbers."""
     result = Table(box=None, pad_edge=False, header_style="bold")

@@ -30,7 +30,7 @@ def to_faiss(
 
 @app.command("npy")
 def to_npy(embeddings: Embeddings, output: Output) -> None:
-    """Write embeddings.npy [items, dimension] and item_ids.parquet, the id of each row."""
+    """Write embeddings.npy (items x dimension) and item_ids.parquet, the id of each row."""
     from llmemb.embed.snapshot import Snapshot
     from llmemb.export import export_npy
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from llmemb import storage
 from llmemb.cli.attributes import attributes_of, shortened
-from llmemb.cli.display import AsJson, console, print_json, table
+from llmemb.cli.display import AsJson, console, print_json, separated, table
 
 IndexKind = Annotated[
     Literal["flat", "hnsw", "ivf"] | None,
@@ -32,7 +32,7 @@ def neighbours(
 
     snapshot = Snapshot.open(storage.absolute(embeddings))
     found = nearest(snapshot, item_id, k) if index is None else _through(index, snapshot, item_id, k, quiet=as_json)
-    columns = attributes.split(",") if dataset else []
+    columns = separated(attributes) if dataset else []
     item_ids = [item_id, *(neighbour.item_id for neighbour in found)]
     known = attributes_of(storage.absolute(dataset), item_ids, columns) if dataset else {}
     if as_json:

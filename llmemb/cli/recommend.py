@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from llmemb import storage
 from llmemb.cli.attributes import attributes_of, shortened
-from llmemb.cli.display import AsJson, console, print_json, table
+from llmemb.cli.display import AsJson, console, print_json, separated, table
 
 
 def recommend(
@@ -21,17 +21,20 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     repeat: Annotated[bool, typer.Option("--repeat", help="Items of the history may be recommended too.")] = False,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Pass over items of the history that the recommender does not know.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the items that a recommender ranks highest after a history."""
     from llmemb.rat.recommender import Recommender
 
-    items = [item for item in history.split(",") if item]
+    items = separated(history)
     model = Recommender.load(storage.absolute(recommender))
     if embeddings:
         model = model.with_new_items(storage.absolute(embeddings))
-    [ranked] = model.recommend([items], k=k, filter_seen=not repeat)
-    columns = attributes.split(",") if dataset else []
+    [ranked] = model.recommend([items], k=k, filter_seen=not repeat, skip_unknown=skip_unknown)
+    columns = separated(attributes) if dataset else []
     known = (
         attributes_of(storage.absolute(dataset), [*items, *(item for item, _ in ranked)], columns) if dataset else {}
     )

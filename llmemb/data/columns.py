@@ -17,6 +17,8 @@ from llmemb.errors import InputError
 Refusals = dict[int, str]
 """Reasons by the row's index in the column."""
 MAX_ID_BYTES = 1024
+DATES = range(1900_01_01, 2100_12_32)
+"""As numbers, YYYYMMDD. As seconds they are some days of 1970."""
 FIRST_SECOND, LAST_SECOND = 0, 4_102_444_800  # 1970 to 2099: what lies outside is a broken clock or another unit
 MAX_INT = 2**63
 
@@ -74,10 +76,13 @@ def numbers(values: Sequence[Any] | pl.Series, name: str, where: str, *, units: 
 
 
 def refuse_odd_times(seconds: pl.Series, name: str) -> Refusals:
-    """Reasons against times before 1970 or after 2099; the missing are none."""
+    """Reasons against times before 1970 or after 2099 and against dates in digits; the missing are none."""
     refused: Refusals = {}
     _refuse(refused, (seconds < FIRST_SECOND).fill_null(False), f"{name} before 1970")
-    _refuse(refused, (seconds >= LAST_SECOND).fill_null(False), f"{name} after 2099: are these seconds?")
+    too_late = (seconds >= LAST_SECOND).fill_null(False)
+    _refuse(refused, too_late, f"{name} after 2099: are these seconds (columns.timestamp_unit)?")
+    of_dates = seconds.is_between(DATES.start, DATES.stop, closed="left").fill_null(False)
+    _refuse(refused, of_dates, f"{name} looks like a date in digits: expected 2014-07-23 or seconds")
     return refused
 
 

@@ -6,9 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig
+from llmemb.data.columns import DATES
 from llmemb.data.filters import Core, Repeats
 from llmemb.data.formats import FORMATS, FormatName
 from llmemb.data.interactions import InteractionColumns
+
+YEARS = range(1900, 2101)
 
 
 def _seconds(value: Any) -> Any:
@@ -22,6 +25,8 @@ def _seconds(value: Any) -> Any:
         return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
     if isinstance(value, date):
         return int(datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp())
+    if isinstance(value, int) and (value in YEARS or value in DATES):
+        raise ValueError("this is a year or a date in digits: expected a date as in 2014-07-23, or seconds since 1970")
     return value
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
 from llmemb.encoder.engine import EngineKind
-from llmemb.encoder.folder import Precision
+from llmemb.encoder.folder import ChosenPrecision
 from llmemb.prompts import PromptTemplate
 from llmemb.vectors import VectorDtype
 
@@ -16,9 +16,9 @@ class EngineConfig(Config):
 
     kind: EngineKind = "torch"
     """``vllm`` for encoders that need several GPUs, or more speed; it has to be installed on the workers."""
-    precision: Precision | None = None
-    """bf16 on GPUs and fp32 on CPUs by default, fp16 for GPUs without bf16. CPUs with AVX-512 BF16 or AMX are 1.8 times
-    faster with bf16, others emulate it and crawl."""
+    precision: ChosenPrecision = None
+    """``auto``, the default, is bf16 on GPUs and fp32 on CPUs; fp16 is for GPUs without bf16. CPUs with AVX-512 BF16 or
+    AMX may be 1.8 times faster with bf16, others emulate it and crawl."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
     """Tokens in one forward pass, padding included; 1,024 on CPUs and 32,768 on GPUs by default."""
     max_seq_len: int | None = Field(default=None, ge=1)

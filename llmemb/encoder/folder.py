@@ -14,13 +14,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator
 
 from llmemb import storage
 from llmemb.errors import InputError
 
 PoolingMode = Literal["mean", "lasttoken", "cls"]
 Precision = Literal["bf16", "fp16", "fp32"]
+ChosenPrecision = Annotated[Precision | None, BeforeValidator(lambda chosen: None if chosen == "auto" else chosen)]
+"""``auto``, or null, leaves it to the device."""
 
 ENCODER_FILE = "encoder.json"
 PACKAGE_SCHEME = "package://"

@@ -144,19 +144,37 @@ class Recommender:
         return score(self._encoder, self._table, histories)
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], *, k: int, filter_seen: bool = True, index: Any = None
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int,
+        filter_seen: bool = True,
+        skip_unknown: bool = False,
+        index: Any = None,
     ) -> list[list[tuple[str, float]]]:
         """The ``k`` best items after each history and their scores, the best first.
 
         Args:
             histories: Item ids, at least one each, the newest last; a backbone reads the newest ``max_seq_len``.
             filter_seen: Leaves out the items of the history, all of them.
+            skip_unknown: Passes over items that the recommender does not know, such as those that came later; after a
+                history without any other nothing is recommended.
             index: From :meth:`build_index`: not every item is scored then, and an approximate one may miss some.
 
         Raises:
             InputError: a history is empty, the recommender does not know an item, or the index is of other items.
         """
-        rows = self._sequences(histories)
+        if k < 1:
+            raise InputError(f"k: expected 1 or more, got {k}")
+        known = self._item_indices(histories, skip_unknown=skip_unknown)
+        answered = [row for row, items in enumerate(known) if items]
+        ranked: list[list[tuple[str, float]]] = [[] for _ in known]
+        found = self._rank(Sequences.from_lists([known[row] for row in answered]), k, filter_seen, index)
+        for row, items in zip(answered, found, strict=True):
+            ranked[row] = items
+        return ranked
+
+    def _rank(self, rows: Sequences, k: int, filter_seen: bool, index: Any) -> list[list[tuple[str, float]]]:
         if index is not None:
             if index.ntotal != len(self.item_ids):
                 raise InputError(
@@ -218,15 +236,18 @@ class Recommender:
     def _item_index(self) -> dict[str, int]:
         return {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
 
-    def _sequences(self, histories: Sequence[Sequence[str]]) -> Sequences:
+    def _item_indices(self, histories: Sequence[Sequence[str]], *, skip_unknown: bool) -> list[list[int]]:
+        """The item indices of each history."""
         index = self._item_index
         for row, history in enumerate(histories):
+            if isinstance(history, str):
+                raise InputError(f"history: histories[{row}] is {history!r}: expected a list of item ids for each")
             if len(history) == 0:
                 raise InputError(f"history: histories[{row}] has no item: expected at least one to recommend from")
             unknown = [item_id for item_id in history if item_id not in index]
-            if unknown:
+            if unknown and not skip_unknown:
                 raise InputError(f"history: {unknown[0]!r} is none of the recommender's {len(index):,} items")
-        return Sequences.from_lists([[index[item_id] for item_id in history] for history in histories])
+        return [[index[item_id] for item_id in history if item_id in index] for history in histories]
 
 
 def make_encoder(backbone: str, model: ModelConfig, **content: float) -> HistoryEncoder:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
-from llmemb.encoder.folder import Precision
+from llmemb.encoder.folder import ChosenPrecision
 from llmemb.encoder.pooling import PoolingMode
 from llmemb.prompts import PromptTemplate
 from llmemb.tracking import TrackerName
@@ -73,9 +73,9 @@ class EngineConfig(Config):
     """What DeepSpeed cuts up over the workers: nothing, optimizer states, gradients too, weights too."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What waits in the CPU's memory while the GPU does not need it; ``all`` adds the weights and needs stage 3."""
-    precision: Precision | None = None
-    """bf16 on GPUs and fp32 on CPUs by default. fp16, for GPUs without bf16, scales the loss and leaves out steps whose
-    gradients overflow."""
+    precision: ChosenPrecision = None
+    """``auto``, the default, is bf16 on GPUs and fp32 on CPUs. fp16, for GPUs without bf16, scales the loss and leaves
+    out steps whose gradients overflow."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory for a third more time."""
     tokens_per_chunk: int = Field(default=8192, ge=1)

@@ -12,6 +12,7 @@ from llmemb.encoder.batching import packed_batches, token_budget_batches
 from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.encoder.torch_engine import load_model, pad
+from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 
 
@@ -54,7 +55,10 @@ def make_model(folder: EncoderFolder, config: ScftConfig, *, precision: Precisio
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.tuning == "lora":
         torch.manual_seed(config.seed)
-        model = peft.get_peft_model(model, _adapters(config))
+        try:
+            model = peft.get_peft_model(model, _adapters(config))
+        except ValueError as error:
+            raise InputError(f"lora.target_modules: {folder.path}: {error}") from error
     return PooledEncoder(model, config.pooling or folder.pooling)
 
 

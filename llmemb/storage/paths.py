@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from llmemb.errors import InputError
 
+_ONE_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")  # Windows' drives have one letter
 _PASSWORD = re.compile(r"(\w+)://[^@\s/]*:[^@\s]*@")
 
 
@@ -14,9 +15,11 @@ def absolute(uri: str) -> str:
 
     Raises:
         InputError: a relative path inside the working directory that Ray made for a submitted job, which Ray deletes;
-            a URI with a password in it.
+            a URI with a password in it, or with one slash for two.
     """
     check_no_password(uri)
+    if _ONE_SLASH.match(uri):
+        raise InputError(f"{uri}: expected two slashes after the scheme, as in s3://bucket/folder")
     if "://" in uri and not uri.startswith("file://"):
         return uri.rstrip("/")
     path = Path(uri.removeprefix("file://")).expanduser()

@@ -243,7 +243,9 @@ def test_time_at_the_end_of_the_integers_is_refused_beside_fractions(tmp_path: P
     layout = LAYOUTS["table jsonl"]
     log = [layout.interaction("u", "a", at) for at in (1.5, 2**63 - 1, 2)]
     dataset = _prepare(tmp_path, "table", layout, log, [layout.item("a", "T")])
-    assert dataset.info["refused_rows"]["interactions"]["counts"] == {"timestamp after 2099: are these seconds?": 1}
+    assert dataset.info["refused_rows"]["interactions"]["counts"] == {
+        "timestamp after 2099: are these seconds (columns.timestamp_unit)?": 1
+    }
     assert len(dataset.sequences.items) == 2
 
 

@@ -358,8 +358,14 @@ def test_milliseconds_are_kept_as_seconds_and_still_order(tables: Tables) -> Non
     dataset = tables.write(interactions=_log(rows)).prepare(columns={"timestamp_unit": "ms"})
     assert _sequences(dataset) == {"u": ["b", "a", "c"]}
     assert _read(dataset, "sequences")["timestamps"].to_list() == [[1_500_000_000, 1_500_000_000, 1_500_000_001]]
-    with pytest.raises(InputError, match=r"3 of 3 rows .*: timestamp after 2099: are these seconds\?"):
+    with pytest.raises(InputError, match=r"3 of 3 rows .*: timestamp after 2099: are these seconds \(columns\."):
         tables.prepare(output=tables.output + "-seconds")
+
+
+def test_dates_in_digits_are_not_taken_for_seconds(tables: Tables) -> None:
+    rows = [("u", "a", 2014_07_23), ("u", "b", 2014_07_24), ("u", "c", 2100_12_31)]
+    with pytest.raises(InputError, match=r"3 of 3 rows .*: timestamp looks like a date in digits: expected 2014-"):
+        tables.write(interactions=_log(rows)).prepare()
 
 
 DAY = 86_400
@@ -395,6 +401,8 @@ def test_time_cut_at_given_moments(tables: Tables) -> None:
         ({"split": {"policy": "time-cut", "test_from": 5}}, "expected validation_from before test_from"),
         ({"split": {"policy": "random"}}, "leave-one-out"),
         ({"filters": {"start": "in June"}}, "expected seconds since 1970, a date or a time"),
+        ({"filters": {"start": 2014}}, "this is a year or a date in digits: expected a date as in 2014-07-23"),
+        ({"filters": {"end": 20140723}}, "this is a year or a date in digits"),
         ({"filters": {"start": 5}, "columns": {"order_by": "position"}}, "need columns.timestamp"),
         ({"columns": {"order_by": "position", "timestamp_unit": "ms"}}, "timestamp_unit: expected columns.timestamp"),
     ],

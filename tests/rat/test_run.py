@@ -536,6 +536,22 @@ def test_recommendations_are_the_best_scores_by_item_id(trained, dataset):
     assert len(model.recommend([history], k=99, filter_seen=False)[0]) == NUM_ITEMS
     with pytest.raises(InputError, match="history: 'nothing' is none of the recommender's 12 items"):
         model.recommend([["nothing"]], k=1)
+    with pytest.raises(InputError, match=r"history: histories\[0\] is 'i1': expected a list of item ids for each"):
+        model.recommend(["i1"], k=1)
+    with pytest.raises(InputError, match="k: expected 1 or more, got 0"):
+        model.recommend([history], k=0)
+    with pytest.raises(InputError, match="index: no kind 'faiss': expected one of flat, hnsw, ivf"):
+        model.build_index("faiss")
+
+
+def test_unknown_items_of_a_history_are_passed_over_if_wanted(trained, dataset):
+    model, history = Recommender.load(trained.output), dataset.item_ids[:3]
+    [expected] = model.recommend([history], k=4)
+    histories = [["gone"], [history[0], "gone", *history[1:]], ["gone", "gone too"]]
+    for index in (None, model.build_index("flat")):
+        ranked = model.recommend(histories, k=4, skip_unknown=True, index=index)
+        assert [[item for item, _ in each] for each in ranked] == [[], [item for item, _ in expected], []]
+        assert model.recommend([["gone"]], k=4, skip_unknown=True, index=index) == [[]]
 
 
 def test_there_is_no_recommendation_from_nothing(trained, dataset):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llmemb.encoder.folder import EncoderFolder
+from llmemb.errors import InputError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.model import make_model
 from tests.generated import write_tiny_decoder
@@ -36,3 +37,10 @@ def test_the_adapters_dropout_is_a_setting_of_its_own(scft_config: ScftConfig):
     rates = {name: each.p for name, each in encoder.named_modules() if isinstance(each, torch.nn.Dropout)}
     assert {rate for name, rate in rates.items() if "lora_dropout" in name} == {0.25}
     assert {rate for name, rate in rates.items() if "lora_dropout" not in name} == {0.0}
+
+
+def test_layers_that_the_model_does_not_have_are_one_line(scft_config: ScftConfig):
+    lora = scft_config.lora.model_copy(update={"target_modules": ["q_proj", "v_proj"]})
+    config = scft_config.model_copy(update={"lora": lora})
+    with pytest.raises(InputError, match=r"^lora\.target_modules: .*q_proj"):
+        make_model(EncoderFolder.read(Path(config.base_model)), config, precision="fp32")

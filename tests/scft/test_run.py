@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_pooled_is_one_line(tmp_path, tiny_encoder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"engine": {"offload": "all"}}, "engine: Value error, offload all needs zero_stage 3, got 2"),
+        ({"engine": {"offload": "all"}}, "engine: offload all needs zero_stage 3, got 2"),
         ({"num_workers": 2, "engine": {"min_workers": 3}}, "expected engine.min_workers of at most num_workers = 2"),
         ({"trackers": ["excel"]}, "trackers.0"),
     ],

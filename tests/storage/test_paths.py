@@ -26,3 +26,9 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(uri, use):
         use(uri)
     assert "planted" not in str(raised.value)
     assert storage.absolute("sftp://me@host/a:b@c") == "sftp://me@host/a:b@c"
+
+
+def test_one_slash_for_two_is_no_folder_of_this_machine():
+    with pytest.raises(InputError, match=r"^s3:/bucket/x: expected two slashes after the scheme"):
+        storage.absolute("s3:/bucket/x")
+    assert storage.absolute("/runs/s3:/x") == "/runs/s3:/x"
