@@ -241,14 +241,21 @@ def _split(config: PrepareConfig, kept: Kept) -> dict[str, Any]:
     """The rule for ``dataset.json``.
 
     Raises:
-        InputError: a time cut by shares where all is on a day or two.
+        InputError: a time cut by shares where all is on a day or two, or at moments with nothing before or behind them.
     """
     if not isinstance(config.split, TimeCutRule):
         return {"policy": config.split.policy}
     rule = config.split
-    if rule.validation_from is not None and rule.test_from is not None:
-        return {"policy": rule.policy, "validation_from": rule.validation_from, "test_from": rule.test_from}
     days = np.array(sorted(kept.days))
+    if rule.validation_from is not None and rule.test_from is not None:
+        first, end = days[0] * SECONDS_PER_DAY, (days[-1] + 1) * SECONDS_PER_DAY
+        if rule.validation_from <= first or rule.test_from >= end:
+            told = " to ".join(f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}" for moment in (first, end - 1))
+            raise InputError(
+                f"split: the interactions are from {told}: expected split.validation_from after the first of them, or "
+                "there is nothing to train on, and split.test_from before the last"
+            )
+        return {"policy": rule.policy, "validation_from": rule.validation_from, "test_from": rule.test_from}
     if len(days) < 3:
         raise InputError(
             f"split: the interactions are on {len(days)} days (UTC); a time cut by shares falls on midnights and needs "

@@ -400,6 +400,14 @@ def test_time_cut_at_given_moments(tables: Tables) -> None:
         ),
         ({"split": {"policy": "time-cut", "test_from": 5}}, "expected validation_from before test_from"),
         ({"split": {"policy": "random"}}, "leave-one-out"),
+        (
+            {"split": {"policy": "time-cut", "validation_from": "2018-01-01", "test_from": "2019-01-01"}},
+            "split: the interactions are from 1970-01-01 to 1970-01-01: expected split.validation_from after",
+        ),
+        (
+            {"split": {"policy": "time-cut", "validation_from": 0, "test_from": 8}},
+            "there is nothing to train on, and split.test_from before the last",
+        ),
         ({"filters": {"start": "in June"}}, "expected seconds since 1970, a date or a time"),
         ({"filters": {"start": 2014}}, "this is a year or a date in digits: expected a date as in 2014-07-23"),
         ({"filters": {"end": 20140723}}, "this is a year or a date in digits"),
