@@ -1,6 +1,6 @@
 """``llmemb recommend``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -8,12 +8,20 @@ from rich.markup import escape
 from llmemb import storage
 from llmemb.cli.attributes import attributes_of, shortened
 from llmemb.cli.display import AsJson, console, print_json, separated, table
+from llmemb.errors import InputError
 
 
 def recommend(
     recommender: Annotated[str, typer.Argument(help="The output of a rat job.")],
-    history: Annotated[str, typer.Option(help="Item ids, at least one, separated by commas, the newest last.")],
-    dataset: Annotated[str | None, typer.Option(help="Shows attributes of its items beside their ids.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids, at least one, separated by commas, the newest last.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Shows attributes of its items beside their ids. With --output, whose users.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="A Parquet file for recommendations to every user of the dataset.")
+    ] = None,
     attributes: Annotated[str, typer.Option(help="Which of them, separated by commas.")] = "title",
     embeddings: Annotated[
         str | None,
@@ -26,13 +34,19 @@ def recommend(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the items that a recommender ranks highest after a history."""
+    """Show the items that a recommender ranks highest after a history, or write them for every user of a dataset."""
     from llmemb.rat.recommender import Recommender
 
-    items = separated(history)
+    if (history is None) == (output is None) or (output is not None and dataset is None):
+        raise InputError("recommend: expected --history for one user, or --dataset and --output for all of its users")
     model = Recommender.load(storage.absolute(recommender))
     if embeddings:
         model = model.with_new_items(storage.absolute(embeddings))
+    if output is not None:
+        assert dataset is not None
+        _write(model, storage.absolute(dataset), storage.absolute(output), k=k, filter_seen=not repeat)
+        return
+    items = separated(history or "")
     [ranked] = model.recommend([items], k=k, filter_seen=not repeat, skip_unknown=skip_unknown)
     columns = separated(attributes) if dataset else []
     known = (
@@ -47,3 +61,16 @@ def recommend(
         cells = [shortened(known.get(item, {}).get(column)) for column in columns]
         shown.add_row(score, *map(escape, [item, *cells]), style=None if score else "dim")
     console.print(shown)
+
+
+def _write(model: Any, dataset: str, output: str, *, k: int, filter_seen: bool) -> None:
+    from llmemb.data.dataset import Dataset
+    from llmemb.rat.recommendations import write_recommendations
+
+    users = Dataset.open(dataset)
+    answered = write_recommendations(model, users, output, k=k, filter_seen=filter_seen)
+    others = len(users.user_ids) - answered
+    console.print(
+        f"recommend: {output}: {answered:,} users; {others:,} know no item of the recommender's",
+        soft_wrap=True,
+    )
