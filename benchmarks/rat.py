@@ -6,7 +6,7 @@ All rows train the same model (2 blocks, length 50, about 1,024 positions a batc
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
 first: torch's own layers and cross-entropy of whole logits, on batches bucketed by length, or padded to 50; and
 RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
-With ``--epochs`` ours and RecTools' are trained for as many epochs too, and their validation NDCG@10 is told.
+With ``--epochs`` all but the padded loop are trained for as many epochs too, and their validation NDCG@10 is told.
 """
 
 import argparse
@@ -27,15 +27,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb.data.dataset import Dataset
-from llmemb.data.sequences import Sequences
+from llmemb.data.sequences import Sequences, Targets
+from llmemb.metrics.measure import ndcg
+from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.config import ModelConfig, TrainingConfig
 from llmemb.rat.recommender import make_encoder
-from llmemb.rat.training import Schedule, TrainableRecommender, TrainingLoop, Worker
+from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop, Worker
 from llmemb.srs.batching import cut_windows, gather
+from llmemb.srs.encoder import newest_items
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.objective import Batch, NextItem
 
-MAX_SEQ_LEN, TURNS = 50, 5
+MAX_SEQ_LEN, TURNS, USERS_PER_CHUNK = 50, 5, 64
 Padded = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Inputs and targets, ``[row, seq]``, 0 at padding."""
 
@@ -51,12 +54,10 @@ def main() -> None:
     dataset = Dataset.open(arguments.dataset)
     sequences, num_items, dim = dataset.train, dataset.num_items, arguments.hidden_dim
     positions = int(np.maximum(sequences.lengths - 1, 0).sum())
-    objective = NextItem(sequences, max_seq_len=MAX_SEQ_LEN, batch_positions=1024)
-    batches = list(islice(objective.batches(seed=0, epoch=0), arguments.steps))
+    batches = list(islice(next_items(sequences).batches(seed=0, epoch=0), arguments.steps))
     schedule = Schedule(**TrainingConfig().model_dump(), adapter_rate=1.0)
     loop = TrainingLoop(make_model(num_items, dim), sequences, schedule, seed=0, worker=Worker())
-    torch.manual_seed(0)
-    model = PlainSasrec(num_items, dim, **ModelConfig().model_dump(include={"num_blocks", "dropout", "temperature"}))
+    model = make_plain(num_items, dim)
     train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=2e-3))
     in_turn = list(islice(shuffled(sequences), max(1, arguments.steps // 10)))
     rows: dict[str, Callable[[], int]] = {
@@ -86,6 +87,13 @@ def compare_quality(dataset: Dataset, dim: int, epochs: int, peers: str | None) 
         last = loop.epoch(number, validation)
     seconds = time.perf_counter() - started
     print(f"after {epochs} epochs: llmemb {last.validation_ndcg:.4f} validation ndcg@10, {seconds:.0f} s with checks")
+    model = make_plain(dataset.num_items, dim)
+    train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate))
+    objective, started = next_items(dataset.train), time.perf_counter()
+    for number in range(epochs):
+        train_plainly([(batch.inputs, batch.targets) for batch in objective.batches(seed=0, epoch=number)])
+    seconds, quality = time.perf_counter() - started, plain_ndcg(model, validation)
+    print(f"after {epochs} epochs: plain, bucketed by length, {quality:.4f}, {seconds:.0f} s")
     if peers is not None:
         _, theirs = run_rectools(peers, dataset, dim, epochs=epochs)
         print(f"after {epochs} epochs: RecTools {float(theirs):.4f}")
@@ -134,6 +142,15 @@ class PlainSasrec(nn.Module):
         return F.normalize(states, dim=-1) / self.temperature @ embeddings[1:].T
 
 
+def make_plain(num_items: int, dim: int) -> PlainSasrec:
+    torch.manual_seed(0)
+    return PlainSasrec(num_items, dim, **ModelConfig().model_dump(include={"num_blocks", "dropout", "temperature"}))
+
+
+def next_items(sequences: Sequences) -> NextItem:
+    return NextItem(sequences, max_seq_len=MAX_SEQ_LEN, batch_positions=1024)
+
+
 def ours(loop: TrainingLoop, batches: list[Batch]) -> int:
     for step, batch in enumerate(batches):
         loop.step(batch, np.random.default_rng(step))
@@ -142,6 +159,7 @@ def ours(loop: TrainingLoop, batches: list[Batch]) -> int:
 
 def plain(model: PlainSasrec, optimizer: torch.optim.Optimizer, batches: list[Padded]) -> int:
     trained = 0
+    model.train()
     for inputs, targets in batches:
         item_index, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
         loss = F.cross_entropy(model(item_index).flatten(0, 1), wanted.flatten() - 1, ignore_index=-1)
@@ -150,6 +168,22 @@ def plain(model: PlainSasrec, optimizer: torch.optim.Optimizer, batches: list[Pa
         optimizer.step()
         trained += int((wanted > 0).sum())
     return trained
+
+
+def plain_ndcg(model: PlainSasrec, validation: Targets) -> float:
+    """Over the whole catalogue, nothing filtered."""
+    model.eval()
+    total = 0.0
+    for start in range(0, len(validation.items), USERS_PER_CHUNK):
+        stop = min(start + USERS_PER_CHUNK, len(validation.items))
+        newest = newest_items(validation.histories, start, stop, max_seq_len=MAX_SEQ_LEN)
+        lengths = (newest > 0).sum(1)
+        behind = (newest > 0).long().argsort(dim=1, descending=True, stable=True)  # the padding
+        with torch.inference_mode():
+            scores = model(newest.gather(1, behind))[torch.arange(stop - start), lengths - 1]
+        ranks = ranks_in_chunk(scores, validation.items[start:stop], model="plain")
+        total += float(ndcg(ranks, VALIDATION_K).sum())
+    return total / len(validation.items)
 
 
 def run_rectools(python: str, dataset: Dataset, dim: int, *, epochs: int = 0) -> list[str]:
