@@ -35,7 +35,7 @@ from llmemb.rat.recommender import make_encoder
 from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop, Worker
 from llmemb.srs.batching import cut_windows, gather
 from llmemb.srs.encoder import newest_items
-from llmemb.srs.item_table import IdTable
+from llmemb.srs.item_table import ID_INIT_STD, IdTable
 from llmemb.srs.objective import Batch, NextItem
 
 MAX_SEQ_LEN, TURNS, USERS_PER_CHUNK = 50, 5, 64
@@ -127,6 +127,8 @@ class PlainSasrec(nn.Module):
         super().__init__()
         self.items = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.positions = nn.Embedding(MAX_SEQ_LEN, dim)
+        for table in (self.items, self.positions):  # as long as ours at first: torch's own start would learn slowly
+            nn.init.normal_(table.weight, std=ID_INIT_STD)
         layer = nn.TransformerEncoderLayer(
             dim, 1, 4 * dim, dropout, activation=F.gelu, batch_first=True, norm_first=True
         )
