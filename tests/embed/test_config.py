@@ -17,3 +17,10 @@ def test_compiling_is_for_the_torch_engine():
     assert not EmbedConfig.parse(settings).engine.compile
     with pytest.raises(InputError, match="compile: is for kind: torch; vllm compiles by itself"):
         EmbedConfig.parse(settings | {"engine": {"kind": "vllm", "compile": True}})
+
+
+def test_auto_leaves_the_precision_to_the_device_and_is_no_other_run():
+    settings = {"dataset": "d", "encoder": "e", "output": "o"}
+    chosen = EmbedConfig.parse(settings | {"engine": {"precision": "auto"}})
+    assert chosen.identity() == EmbedConfig.parse(settings).identity()
+    assert EmbedConfig.parse(settings | {"engine": {"precision": "bf16"}}).engine.precision == "bf16"
