@@ -30,7 +30,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     repeat: Annotated[bool, typer.Option("--repeat", help="Items of the history may be recommended too.")] = False,
     skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Pass over items of the history that the recommender does not know.")
+        bool, typer.Option("--skip-unknown", help="Pass over unknown items of the history; --output does so anyway.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +44,12 @@ def recommend(
         model = model.with_new_items(storage.absolute(embeddings))
     if output is not None:
         assert dataset is not None
-        _write(model, storage.absolute(dataset), storage.absolute(output), k=k, filter_seen=not repeat)
+        uri, settings = storage.absolute(output), {"k": k, "filter_seen": not repeat}
+        answered, empty = _write(model, storage.absolute(dataset), uri, **settings)
+        if as_json:
+            print_json({"recommender": model.label, "output": uri, "users": answered, "users_without": empty})
+        else:
+            console.print(f"recommend: {uri}: {answered:,} users; {empty:,} have nothing recommended", soft_wrap=True)
         return
     items = separated(history or "")
     [ranked] = model.recommend([items], k=k, filter_seen=not repeat, skip_unknown=skip_unknown)
@@ -63,14 +68,11 @@ def recommend(
     console.print(shown)
 
 
-def _write(model: Any, dataset: str, output: str, *, k: int, filter_seen: bool) -> None:
+def _write(model: Any, dataset: str, output: str, **settings: Any) -> tuple[int, int]:
+    """How many users something is recommended to, and to how many nothing."""
     from llmemb.data.dataset import Dataset
     from llmemb.rat.recommendations import write_recommendations
 
     users = Dataset.open(dataset)
-    answered = write_recommendations(model, users, output, k=k, filter_seen=filter_seen)
-    others = len(users.user_ids) - answered
-    console.print(
-        f"recommend: {output}: {answered:,} users; {others:,} know no item of the recommender's",
-        soft_wrap=True,
-    )
+    answered = write_recommendations(model, users, output, **settings)
+    return answered, len(users.user_ids) - answered

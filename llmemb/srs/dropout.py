@@ -17,9 +17,8 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * STEPS)
         if dropped in (0, STEPS):
             return values * (1 - dropped / STEPS)
-        return values * (_uniform(values.shape) >= dropped - STEPS // 2).to(values.dtype).mul_(
-            STEPS / (STEPS - dropped)
-        )
+        kept = _uniform(values.shape) >= dropped - STEPS // 2
+        return values * kept.to(values.dtype).mul_(STEPS / (STEPS - dropped))
 
 
 def _uniform(shape: torch.Size) -> Tensor:

@@ -1,5 +1,7 @@
 """Recommendations for every user of a dataset."""
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -28,7 +30,9 @@ def test_each_user_gets_what_their_whole_sequence_is_recommended(recommender, ti
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
     dataset = Dataset.open(tiny_dataset)
-    assert f"{file}: {len(dataset.user_ids)} users; 0 know no item" in shown.output
+    assert f"{file}: {len(dataset.user_ids)} users; 0 have nothing recommended" in shown.output
+    as_json = CliRunner().invoke(app, [*command, "--json"]).output
+    assert json.loads(as_json[as_json.index("{") :])["users"] == len(dataset.user_ids)
     rows = pq.read_table(file).to_pylist()
     assert [row["user_id"] for row in rows] == dataset.user_ids
     histories = [[dataset.item_ids[item - 1] for item in sequence] for sequence in dataset.sequences]
