@@ -6,7 +6,8 @@ All rows train the same model (2 blocks, length 50, about 1,024 positions a batc
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
 first: torch's own layers and cross-entropy of whole logits, on batches bucketed by length, or padded to 50; and
 RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
-With ``--epochs`` all but the padded loop are trained for as many epochs too, and their validation NDCG@10 is told.
+With ``--epochs`` all but the padded loop are trained for as many epochs too, and validation NDCG@10 is told: after each
+epoch, and for RecTools after the last.
 """
 
 import argparse
@@ -79,24 +80,29 @@ def main() -> None:
 
 
 def compare_quality(dataset: Dataset, dim: int, epochs: int, peers: str | None) -> None:
-    """Trains from the start, for as many epochs each; all items are ranked, nothing is filtered."""
+    """Trains from the start, for as many epochs each; all items are ranked after each of them, nothing is filtered."""
     schedule = Schedule(**TrainingConfig(max_epochs=epochs).model_dump(), adapter_rate=1.0)
     loop = TrainingLoop(make_model(dataset.num_items, dim), dataset.train, schedule, seed=0, worker=Worker())
-    started, validation = time.perf_counter(), dataset.validation()
-    for number in range(1, epochs + 1):
-        last = loop.epoch(number, validation)
-    seconds = time.perf_counter() - started
-    print(f"after {epochs} epochs: llmemb {last.validation_ndcg:.4f} validation ndcg@10, {seconds:.0f} s with checks")
-    model = make_plain(dataset.num_items, dim)
+    model, objective, validation = make_plain(dataset.num_items, dim), next_items(dataset.train), dataset.validation()
     train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate))
-    objective, started = next_items(dataset.train), time.perf_counter()
-    for number in range(epochs):
-        train_plainly([(batch.inputs, batch.targets) for batch in objective.batches(seed=0, epoch=number)])
-    seconds, quality = time.perf_counter() - started, plain_ndcg(model, validation)
-    print(f"after {epochs} epochs: plain, bucketed by length, {quality:.4f}, {seconds:.0f} s")
+
+    def plain_epoch(number: int) -> float:
+        train_plainly([(batch.inputs, batch.targets) for batch in objective.batches(seed=0, epoch=number - 1)])
+        return plain_ndcg(model, validation)
+
+    rows: dict[str, Callable[[int], float]] = {
+        "llmemb": lambda number: loop.epoch(number, validation).validation_ndcg,
+        "plain, bucketed by length": plain_epoch,
+    }
+    for name, epoch in rows.items():
+        started = time.perf_counter()
+        curve = [epoch(number) for number in range(1, epochs + 1)]
+        seconds, best = time.perf_counter() - started, int(np.argmax(curve))
+        print(f"{name}: validation ndcg@10 {curve[best]:.4f} at best, after {best + 1} of {epochs} epochs", end="")
+        print(f" ({seconds:.0f} s with checks); after each: {' '.join(f'{quality:.4f}' for quality in curve)}")
     if peers is not None:
         _, theirs = run_rectools(peers, dataset, dim, epochs=epochs)
-        print(f"after {epochs} epochs: RecTools {float(theirs):.4f}")
+        print(f"RecTools: {float(theirs):.4f} after {epochs} epochs")
 
 
 def report(seconds: dict[str, list[float]], rectools: float | None, positions: int, num_items: int, dim: int) -> None:

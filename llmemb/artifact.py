@@ -48,10 +48,19 @@ def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, s
     if storage.exists(record):
         theirs, mine = (_wherever(each) for each in (storage.read_json(record), _identity(config, job, inputs)))
         if theirs != mine:
-            raise InputError(f"output: {output} belongs to another run ({_difference(theirs, mine)}); choose another")
+            way_out = "choose another"
+            if not _has_results(output):
+                way_out += ", or delete it if it is not running: it has made nothing yet"
+            raise InputError(f"output: {output} belongs to another run ({_difference(theirs, mine)}); {way_out}")
     elif finished:
         raise InputError(f"output: {output} holds a {finished_by} that no {job} job wrote; choose another")
     return finished
+
+
+def _has_results(output: str) -> bool:
+    """Whether a folder holds more than whose it is."""
+    files = {storage.name(uri) for uri in storage.list_files(output)}
+    return not files <= {RECORD, CONFIG} or bool(storage.list_folders(output))
 
 
 def recorded_inputs(output: str) -> dict[str, str]:
@@ -70,7 +79,10 @@ def _wherever(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"config": config}
 
 
-def _difference(theirs: Any, mine: Any) -> str:
+def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """What is not the same, the first few; of two kinds of job everything is."""
+    if theirs["job"] != mine["job"]:
+        return f"job: {theirs['job']} there, {mine['job']} here"
     flat_theirs, flat_mine = dict(_leaves(theirs)), dict(_leaves(mine))
     changed = [
         f"{key}: {flat_theirs.get(key, 'unset')} there, {flat_mine.get(key, 'unset')} here"

@@ -71,6 +71,21 @@ def test_the_same_input_may_lie_elsewhere(tmp_path: Path) -> None:
         _claim(str(tmp_path), inputs={"seed": "another"}, seed=6)
 
 
+def test_of_another_kind_of_job_only_that_is_told(tmp_path: Path) -> None:
+    _claim(str(tmp_path), job="rat", seed=6)
+    with pytest.raises(InputError, match=r"belongs to another run \(job: rat there, scft here\)"):
+        _claim(str(tmp_path), job="scft", seed=5)
+
+
+def test_a_folder_in_which_nothing_was_made_may_be_deleted(tmp_path: Path) -> None:
+    _claim(str(tmp_path), seed=5)
+    with pytest.raises(InputError, match=r"choose another, or delete it if it is not running: it has made nothing yet"):
+        _claim(str(tmp_path), seed=6)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match=r"choose another$"):
+        _claim(str(tmp_path), seed=6)
+
+
 def test_result_that_no_job_claimed_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "done.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a done\.json that no toy job wrote"):

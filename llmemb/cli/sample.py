@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from llmemb import storage
+from llmemb.errors import InputError
 
 
 def sample(
@@ -14,7 +15,11 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same tables.")] = 0,
 ) -> None:
     """Generate a small marketplace: a catalogue with real words and users whose tastes drift."""
-    from llmemb.data.sample import write_sample
+    from llmemb.data.sample import TABLES, write_sample
 
-    rows = write_sample(storage.absolute(output), num_items=num_items, num_users=num_users, seed=seed)
-    print(f"sample: {storage.absolute(output)}: {rows['items']:,} items, {rows['interactions']:,} interactions")
+    folder = storage.absolute(output)
+    for name in TABLES:
+        if storage.exists(storage.join(folder, name)):
+            raise InputError(f"{folder}: there is {name} already; expected a folder without it")
+    rows = write_sample(folder, num_items=num_items, num_users=num_users, seed=seed)
+    print(f"sample: {folder}: {rows['items']:,} items, {rows['interactions']:,} interactions")

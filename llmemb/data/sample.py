@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llmemb import storage
 from llmemb.data.vocabulary import BRANDS, CATEGORIES, STYLES, Category
 
+TABLES = ITEMS, INTERACTIONS = "items.parquet", "interactions.parquet"
 NUM_BRANDS_IN_DEPARTMENT = 7
 NUM_FAVOURITE_BRANDS = 2
 START = 1_640_995_200  # 2022-01-01 in UTC
@@ -41,10 +42,10 @@ class _Catalogue:
 
 
 def write_sample(output: str, *, num_items: int = 2000, num_users: int = 3000, seed: int = 0) -> dict[str, int]:
-    """Writes ``items.parquet`` and ``interactions.parquet``; returns how many rows each has."""
+    """Writes :data:`TABLES`; returns how many rows each has."""
     items, interactions = generate_sample(num_items=num_items, num_users=num_users, seed=seed)
-    storage.write_table(storage.join(output, "items.parquet"), items.to_arrow())
-    storage.write_table(storage.join(output, "interactions.parquet"), interactions.to_arrow())
+    storage.write_table(storage.join(output, ITEMS), items.to_arrow())
+    storage.write_table(storage.join(output, INTERACTIONS), interactions.to_arrow())
     return {"items": items.height, "interactions": interactions.height}
 
 

@@ -85,6 +85,15 @@ def test_command_writes_both_tables(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "s" / "interactions.parquet")["user_id"].n_unique() == 4
 
 
+def test_command_overwrites_nobodys_tables(tmp_path: Path) -> None:
+    mine = tmp_path / "interactions.parquet"
+    mine.write_bytes(b"my own")
+    result = CliRunner().invoke(app, ["sample", str(tmp_path), "--num-items", "30", "--num-users", "4"])
+    assert result.exit_code == 2
+    assert "there is interactions.parquet already" in result.output
+    assert mine.read_bytes() == b"my own"
+
+
 def test_command_refuses_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     result = CliRunner().invoke(app, ["sample", str(tmp_path / "file" / "s"), "--num-items", "30", "--num-users", "4"])
