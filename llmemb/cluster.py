@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ found out by Ray, not by this."""
 TASK_ATTEMPTS = 3
 NODE_WAIT_SECONDS = 20 * 60.0
 """For an autoscaling cluster to start a node."""
+ANSWER_SECONDS = 10.0
+"""For a cluster's head to take a connection."""
 # Ray core warns of every actor pool of Ray Data, whose arguments Ray Data itself keeps alive:
 # https://github.com/ray-project/ray/issues/57733
 _FALSE_ALARM = b"has constructor arguments in the object store and max_restarts > 0"
@@ -34,13 +37,21 @@ def connect() -> None:
     level = logging.INFO if verbose else logging.ERROR
     # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
         try:
+            _knock(address)
             ray.init(logging_level=level, log_to_driver=verbose)
-        except ConnectionError as error:
-            raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {os.environ['RAY_ADDRESS']}") from error
+        except OSError as error:
+            raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address}") from error
     else:
         ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+def _knock(address: str) -> None:
+    """Raises ``OSError`` where nobody listens: Ray would try for many minutes. Of ``auto`` it finds out at once."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def quiet_ray_data() -> Any:

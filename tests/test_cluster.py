@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +142,26 @@ def test_of_what_native_code_says_one_false_alarm_alone_is_kept_back(capfd):
     assert capfd.readouterr().err == "before\nE core_worker.cc: a real error\ncut off\nafter\n"
 
 
-def test_no_cluster_at_the_address_is_one_line(monkeypatch):
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_one_line_at_once(monkeypatch, scheme):
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for minutes"))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=f"RAY_ADDRESS: no Ray cluster answers at {address}$"):
+            cluster.connect()
+
+
+def test_no_cluster_to_be_found_is_one_line(monkeypatch):
     def unreachable(**_: object) -> None:
         raise ConnectionError("ray's own words")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", unreachable)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(InputError, match=r"RAY_ADDRESS: no Ray cluster answers at 10\.0\.0\.1:6379"):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(InputError, match="RAY_ADDRESS: no Ray cluster answers at auto"):
         cluster.connect()
 
 
