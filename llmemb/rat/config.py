@@ -137,9 +137,10 @@ class TslrecConfig(Config):
 class TrainingConfig(Config):
     """How the recommender is trained; the same for all methods."""
 
-    loss: CriterionName = "softmax"
+    loss: CriterionName = "auto"
     """``softmax`` is over the whole catalogue; ``sampled_softmax`` over the batch's items and some others, log-Q
-    corrected, for large ones; ``gbce`` and ``bce`` (the paper's) are binary, against sampled negatives."""
+    corrected; ``auto`` is the first for up to 100,000 items and the second for more. ``gbce`` and ``bce`` (the paper's)
+    are binary, against sampled negatives."""
     num_negatives: int | None = Field(default=None, ge=1)
     """Items drawn for a whole batch (``sampled_softmax``, 4,096 by default) or for each of its positions (``gbce``, 256
     by default); ``bce`` draws one for each, ``softmax`` none."""
@@ -333,7 +334,7 @@ class RatConfig(JobConfig):
             "decay": self.fusion.content_decay,
             "temperature": self.fusion.content_temperature,
             "max_seq_len": self.model.max_seq_len,
-            "sampled": self.training.loss != "softmax",
+            "loss": self.training.loss,
             "seed": self.seed,
         }
 

@@ -22,7 +22,7 @@ from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.rat import tensors
 from llmemb.rat.config import ContentConfig, RatConfig
-from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, make_softmax
+from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, is_sampled, make_softmax
 from llmemb.rat.scaling import in_chunks
 from llmemb.rat.training import TrainableRecommender, Worker, sum_gradients
 from llmemb.srs.content import ContentMap
@@ -82,7 +82,7 @@ def ensure_content(
         learnt = read_content(uri, determined_by)
         learnt.maps.to(worker.device)
     else:
-        sampled = config.training.loss != "softmax"
+        sampled = is_sampled(config.training.loss, dataset.num_items)
         learnt = learn_content(
             model, dataset.train, config.content, sampled=sampled, seed=config.seed, worker=worker, on_epoch=on_epoch
         )

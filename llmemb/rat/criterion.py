@@ -13,7 +13,9 @@ from llmemb.srs.candidates import among, log_inclusion
 from llmemb.srs.loss import binary_cross_entropy, full_softmax
 from llmemb.srs.objective import Batch
 
-CriterionName = Literal["softmax", "sampled_softmax", "gbce", "bce"]
+CriterionName = Literal["auto", "softmax", "sampled_softmax", "gbce", "bce"]
+FULL_SOFTMAX_ITEMS = 100_000
+"""In a larger catalogue a softmax is over a sample, where nothing else is said: a step's time grows with its items."""
 SAMPLED_NEGATIVES, GBCE_NEGATIVES = 4096, 256
 """Drawn by default for a batch, and for each of its positions, each of which is a vector in memory."""
 
@@ -154,10 +156,15 @@ def make_criterion(
         return Binary(len(popularity), 1, 0.0)
     if name == "gbce":
         return Binary(len(popularity), num_negatives or GBCE_NEGATIVES, calibration)
-    num_negatives = (num_negatives or SAMPLED_NEGATIVES) if name == "sampled_softmax" else None
+    num_negatives = (num_negatives or SAMPLED_NEGATIVES) if is_sampled(name, len(popularity)) else None
     return make_softmax(
         popularity, popularity_offset=popularity_offset, num_negatives=num_negatives, matmul_dtype=matmul_dtype
     )
+
+
+def is_sampled(name: CriterionName, num_items: int) -> bool:
+    """Whether a softmax over a catalogue of that size is sampled; of a binary loss's recommender its content's is."""
+    return name == "sampled_softmax" or (name != "softmax" and num_items > FULL_SOFTMAX_ITEMS)
 
 
 def make_softmax(

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from llmemb.rat.recommender import CONTENT_KEYS, make_encoder, read_item_embeddi
 from llmemb.rat.scaling import ROWS_PER_CHUNK, Scaler, content_of
 from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.repeats import repeat_share
-from llmemb.vectors import zeros_on_disk
+from llmemb.vectors import ITEM_ID, from_table, zeros_on_disk
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,31 @@ def count_missing(config: RatConfig, snapshot: Snapshot, dataset: Dataset) -> in
     return len(missing)
 
 
+def check_values(snapshot: Snapshot, dataset: Dataset) -> None:
+    """Reads a snapshot's vectors of the dataset's items, a file at a time.
+
+    Raises:
+        InputError: a value is not finite, all vectors are the same, or a file is not the one that the manifest names.
+    """
+    wanted = pa.array(dataset.item_ids, pa.string())
+    broken: list[str] = []
+    lowest, highest = np.full(snapshot.embedding_dim, np.inf), np.full(snapshot.embedding_dim, -np.inf)
+    for entry in snapshot.manifest["files"]:
+        table = snapshot.part(entry)
+        table = table.filter(pc.is_in(table.column(ITEM_ID), value_set=wanted))
+        values = from_table(table)
+        broken += table.column(ITEM_ID).filter(pa.array(~np.isfinite(values).all(axis=1))).to_pylist()
+        lowest = np.minimum(lowest, values.min(axis=0, initial=np.inf))
+        highest = np.maximum(highest, values.max(axis=0, initial=-np.inf))
+    if broken:
+        raise InputError(
+            f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
+            f"{broken[0]!r}"
+        )
+    if dataset.num_items > 1 and (lowest == highest).all():
+        raise InputError(f"embeddings: {snapshot.uri}: every item has the same vector, which tells none from another")
+
+
 def load_embeddings(snapshot: Snapshot, dataset: Dataset) -> tuple[Tensor, Tensor]:
     """The frozen LLM table ``[num_items, embedding_dim]``, unscaled, and the rows that the snapshot lacks.
 
@@ -108,17 +135,10 @@ def load_embeddings(snapshot: Snapshot, dataset: Dataset) -> tuple[Tensor, Tenso
     on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
     table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)
-    finite = np.ones(len(table), dtype=bool)
     total = np.zeros(snapshot.embedding_dim)
     for start in range(0, len(table), ROWS_PER_CHUNK):
-        rows = slice(start, start + ROWS_PER_CHUNK)
-        finite[rows] = np.isfinite(table[rows]).all(axis=1)
-        total += table[rows].sum(axis=0, dtype=np.float64)  # zero where missing
-    if not finite.all():
-        broken = np.flatnonzero(~finite)
-        raise InputError(
-            f"embeddings: {snapshot.uri}: {len(broken):,} items have values that are NaN or infinite, such as "
-            f"{dataset.item_ids[broken[0]]!r}"
-        )
+        total += table[start : start + ROWS_PER_CHUNK].sum(axis=0, dtype=np.float64)  # zero where missing
+    if not np.isfinite(total).all():
+        check_values(snapshot, dataset)
     table[missing] = total / max(1, found.sum())
     return torch.from_numpy(table), torch.from_numpy(missing)

@@ -259,22 +259,19 @@ def make_encoder(backbone: str, model: ModelConfig, **content: float) -> History
     Raises:
         ValueError: there is no such backbone.
     """
-    module = make_backbone(
-        backbone,
-        hidden_dim=model.hidden_dim,
-        num_blocks=model.num_blocks,
-        num_heads=model.num_heads,
-        max_seq_len=model.max_seq_len,
-        dropout=model.dropout,
-    )
     return HistoryEncoder(
-        module,
+        make_backbone(backbone, **backbone_sizes(model)),
         hidden_dim=model.hidden_dim,
         max_seq_len=model.max_seq_len,
         similarity=model.similarity,
         temperature=model.temperature,
         **content,
     )
+
+
+def backbone_sizes(model: ModelConfig) -> dict[str, Any]:
+    """What a backbone is made with."""
+    return model.model_dump(include={"hidden_dim", "num_blocks", "num_heads", "max_seq_len", "dropout"})
 
 
 def write_recommender(

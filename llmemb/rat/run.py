@@ -24,12 +24,22 @@ from llmemb.rat.content import ensure_content, maps_identity, read_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
-from llmemb.rat.model import Sources, count_missing, load_collaborative, load_inputs, make_model, seen_logits
+from llmemb.rat.model import (
+    Sources,
+    check_values,
+    count_missing,
+    load_collaborative,
+    load_inputs,
+    make_model,
+    seen_logits,
+)
 from llmemb.rat.new_items import NewItems
 from llmemb.rat.recommender import (
     CONTENT_KEYS,
     FORMAT,
+    METRICS_FILE,
     RECOMMENDER_FILE,
+    backbone_sizes,
     is_recommender,
     read_info,
     recipe,
@@ -38,6 +48,7 @@ from llmemb.rat.recommender import (
 from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
 from llmemb.srs.backbone import label
 from llmemb.srs.content import ContentMap
+from llmemb.srs.trial import try_backbone
 from llmemb.vectors import MANIFEST_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -70,14 +81,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     belongs: dict[str, Any] = {"job": "rat", "inputs": inputs, "finished_by": RECOMMENDER_FILE}
     missing = 0
     if not is_finished(config, config.output, **belongs):
-        # Before the output is claimed: what these refuse is a part of what it would belong to.
-        missing = 0 if snapshot is None else count_missing(config, snapshot, dataset)
-        if config.prompt is not None:
-            config.prompt.check_columns(dataset.item_columns, config.dataset)
-        if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
-            _check_collaborative(config, dataset, config.collaborative)
-        if config.learns_content and config.content_maps and storage.exists(config.content_maps):
-            read_content(config.content_maps, maps_identity(config, dataset))
+        missing = _check(config, dataset, snapshot)
     if not claim(config, config.output, **belongs):
         _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
@@ -100,6 +104,27 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     else:
         _fit_on_ray(config, sources)
     _tell_result(config)
+
+
+def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None) -> int:
+    """Looks at all that is read before the output is claimed: what is refused is a part of what it would belong to.
+
+    Returns:
+        How many of the dataset's items the snapshot lacks.
+    """
+    if ":" in config.backbone:
+        try_backbone(config.backbone, **backbone_sizes(config.model))
+    if config.prompt is not None:
+        config.prompt.check_columns(dataset.item_columns, config.dataset)
+    if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
+        _check_collaborative(config, dataset, config.collaborative)
+    if config.learns_content and config.content_maps and storage.exists(config.content_maps):
+        read_content(config.content_maps, maps_identity(config, dataset))
+    if snapshot is None:
+        return 0
+    missing = count_missing(config, snapshot, dataset)
+    check_values(snapshot, dataset)
+    return missing
 
 
 def _snapshot(embeddings: str, output: str) -> Snapshot:
@@ -242,7 +267,7 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
 
 
 def _tell_result(config: RatConfig) -> None:
-    metrics = storage.read_json(storage.join(config.output, "metrics.json"))
+    metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
     epochs = f" at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}" if metrics["epochs"] else ""
     validation = metrics["validation"]
     quality = f"validation ndcg@10 {validation['ndcg@10']:.4f} ({validation['tail_ndcg@10']:.4f} on the tail)"

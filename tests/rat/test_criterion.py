@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmemb.rat.criterion import candidates_of, make_criterion
+import llmemb.rat.criterion
+from llmemb.rat.criterion import candidates_of, is_sampled, make_criterion
 from llmemb.srs.objective import Batch
 
 NUM_ITEMS, DIM = 9, 4
@@ -62,6 +63,19 @@ def test_workers_losses_add_up_to_that_of_one(name):
     shares = [slice(rank, None, 2) for rank in range(2)]
     parts = torch.stack([summed(name, share) for share in shares])
     torch.testing.assert_close(parts.sum(), summed(name))
+
+
+def test_a_large_catalogue_is_sampled_unless_something_else_is_said(monkeypatch):
+    assert criterion("auto").draw(BATCH, np.random.default_rng(0)) is None
+    monkeypatch.setattr(llmemb.rat.criterion, "FULL_SOFTMAX_ITEMS", NUM_ITEMS - 1)
+    drawn = criterion("auto").draw(BATCH, np.random.default_rng(0))
+    np.testing.assert_array_equal(drawn, criterion("sampled_softmax").draw(BATCH, np.random.default_rng(0)))
+    assert criterion("softmax").draw(BATCH, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("loss", ["auto", "bce"])
+def test_content_too_is_sampled_by_the_catalogues_size_alone(loss):
+    assert [is_sampled(loss, num_items) for num_items in (100_000, 100_001)] == [False, True]
 
 
 @pytest.mark.parametrize(("name", "shape"), [("sampled_softmax", (4096,)), ("gbce", (2, 3, 256)), ("bce", (2, 3, 1))])

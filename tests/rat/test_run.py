@@ -1,7 +1,9 @@
 """The whole job on a catalogue of twelve items, through Ray Train."""
 
 import json
+import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -369,8 +371,17 @@ def test_a_run_that_was_cut_off_goes_on_with_the_snapshot_that_it_began_with(dat
 
 def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, tiny_encoder, tmp_path):
     root = publish(tmp_path / "short", dataset.item_ids[:-1], np.random.default_rng(0).normal(size=(NUM_ITEMS - 1, 3)))
+    values = np.random.default_rng(0).normal(size=(NUM_ITEMS, 3))
+    wide = publish(tmp_path / "wide", dataset.item_ids, values)
+    manifest = storage.read_json(f"{wide}/first/manifest.json")
+    storage.write_json(f"{wide}/first/manifest.json", manifest | {"dimension": 5})
+    values[4, 1] = np.nan
     refused = [
         {"embeddings": root},
+        {"embeddings": publish(tmp_path / "broken", dataset.item_ids, values)},
+        {"embeddings": publish(tmp_path / "alike", dataset.item_ids, np.ones((NUM_ITEMS, 3)))},
+        {"embeddings": wide},
+        {"backbone": "torch.nn:Linear"},
         {"method": "said", "base_model": str(tiny_encoder), "prompt": {"attributes": ["tilte"]}},
         {"method": "text_sum", "collaborative": f"{trained.output}/collaborative", "model": {"hidden_dim": 8}},
     ]
@@ -449,6 +460,12 @@ def test_the_time_told_is_that_of_all_epochs_also_of_those_before_a_stop(dataset
         run_rat(config_for(dataset, embeddings=embeddings, output=output, content={"epochs": epochs}), here=True)
         seconds.append(storage.read_json(f"{output}/metrics.json")["seconds"])
     assert 2000 < seconds[0] < seconds[1] - 0.9 < 2500
+
+
+def test_embeddings_that_tell_no_item_from_another_are_refused(dataset, tmp_path):
+    root = publish(tmp_path / "root", dataset.item_ids, np.ones((NUM_ITEMS, 3)))
+    with pytest.raises(InputError, match="every item has the same vector, which tells none from another"):
+        run_rat(config_for(dataset, embeddings=root, output=str(tmp_path / "out")))
 
 
 def test_a_table_with_nan_is_refused(dataset, tmp_path):
@@ -631,14 +648,16 @@ def test_the_command_shows_recommendations_with_titles(trained, dataset):
     assert all(row["item_id"] in shown.output for row in found)
 
 
-def test_a_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_path):
-    own = {
-        "backbone": "llmemb.srs.gru4rec:GRU4Rec",
-        "output": str(tmp_path / "own"),
-    }  # any module that workers can import
+def test_the_documented_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_path, monkeypatch):
+    documented = (Path(__file__).parents[2] / "docs" / "recommender.md").read_text()
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", documented, re.DOTALL) if "class MeanSoFar" in block]
+    (tmp_path / "my_models.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    own = {"backbone": "my_models:MeanSoFar", "output": str(tmp_path / "own")}
     run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
     recommender = Recommender.load(own["output"])
-    assert recommender.label == "GRU4Rec"
+    assert recommender.label == "MeanSoFar"
     assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24
 
 

@@ -80,6 +80,17 @@ def test_every_loss_learns(loss):
     assert history[0].validation_ndcg < 0.6 < 0.75 < max(epoch.validation_ndcg for epoch in history)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce"])
+def test_in_half_precision_the_losses_are_nearly_the_same(loss):
+    short = replace(SCHEDULE, max_epochs=2, loss=loss, num_negatives=4)
+    exact, half = (
+        [epoch.step_losses for epoch in fit(replace(short, precision=precision))[1]]
+        for precision in (torch.float32, torch.bfloat16)
+    )
+    np.testing.assert_allclose(half, exact, rtol=0.03)
+    assert half != exact
+
+
 def test_training_stops_after_its_patience():
     _, history = fit(replace(SCHEDULE, learning_rate=1e-9, patience=2))
     assert len(history) == 3  # nothing moves: the first epoch stays the best
