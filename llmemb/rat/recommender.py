@@ -284,7 +284,9 @@ def write_recommender(
     info: dict[str, Any],
     metrics: dict[str, Any],
 ) -> None:
-    """Writes the artifact, ``recommender.json`` last.
+    """Writes the artifact, ``recommender.json`` last; one that is finished stays as it is.
+
+    Of two runs of the same job at once, on unlike machines, the later would else leave weights that nothing names.
 
     Args:
         model: Its parameters are stored; those of its ``encoder`` are what scoring needs besides the table.
@@ -292,6 +294,8 @@ def write_recommender(
         info: The content of ``recommender.json``. The checksums of the weights and of that, and the fingerprints of
             the tables' manifests are added: what is of another run does not pass as this one's.
     """
+    if is_recommender(uri):
+        return
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), content)

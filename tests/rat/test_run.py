@@ -242,6 +242,25 @@ def test_what_another_run_wrote_is_refused(trained, tmp_path, part):
         Recommender.load(str(tmp_path / "copy"))
 
 
+def test_of_two_runs_at_once_the_later_leaves_what_is_finished(trained, dataset, tmp_path, monkeypatch):
+    config = trained.id_only(str(tmp_path / "out"))
+    weigh = run.fuse
+
+    def meanwhile(model: TrainableRecommender, *arguments: Any, **settings: Any) -> Any:
+        monkeypatch.setattr(run, "fuse", weigh)
+        run_rat(config, here=True)
+        (Path(config.output) / "metrics.json").write_text("{}")  # of the other, as its weights are
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)  # as an unlike machine would
+        return weigh(model, *arguments, **settings)
+
+    monkeypatch.setattr(run, "fuse", meanwhile)
+    monkeypatch.setattr(run, "_tell_result", lambda config: None)
+    run_rat(config, here=True)
+    assert len(Recommender.load(config.output).item_ids) == NUM_ITEMS
+    assert (Path(config.output) / "metrics.json").read_text() == "{}"
+
+
 def test_content_that_a_cut_off_run_left_is_not_read_by_one_that_chose_none(trained, tmp_path):
     storage.upload(Path(trained.output), str(tmp_path / "copy"))
     info = storage.read_json(f"{tmp_path}/copy/recommender.json")
