@@ -47,7 +47,7 @@ class PublishConfig(Config):
 
 
 class KeepConfig(Config):
-    """What cleaning up leaves, beside whatever is live, is LATEST, or still being made."""
+    """What cleaning up leaves, beside whatever is live or was live before that, is LATEST, or still being made."""
 
     snapshots: int = Field(default=7, ge=1)
     recommenders: int = Field(default=3, ge=1)

@@ -80,7 +80,7 @@ class Night:
 
     def run(self) -> None:
         config = self._config
-        self.facts["live"] = live_before = live.live_id(config.output)
+        self.facts["live"] = self.facts["live_before"] = live_before = live.live_id(config.output)
         dataset = Dataset.open(config.dataset)
         self.facts["dataset"] = dataset.fingerprint
         with self._step("embed"):
@@ -105,7 +105,7 @@ class Night:
             with self._step("publish"):
                 self._decide(candidate, live_before)
         with self._step("clean up"):
-            self.facts["deleted"] = list(clean_up(config))
+            self.facts["deleted"] = list(clean_up(config, [*self._before, self.facts]))
 
     def _check_live(self, name: str | None) -> None:
         """Raises InputError, before hours of training, where tonight's recommender could be compared with nothing."""
@@ -224,14 +224,18 @@ def compare(config: NightlyConfig, metrics: dict[str, Any], models: tuple[str, .
     return rows
 
 
-def clean_up(config: NightlyConfig) -> Iterator[str]:
+def clean_up(config: NightlyConfig, nights: list[summary.Summary]) -> Iterator[str]:
     """Deletes old recommenders, evaluations and snapshots, and yields the URIs of those that are gone.
 
-    What is live stays, and so does every snapshot that a recommender which stays was trained on, or is being.
+    What is live stays, what was live before it too, and so does every snapshot that a recommender which stays was
+    trained on, or is being.
+
+    Args:
+        nights: The summaries, oldest first, tonight's last.
     """
     keep, unfinished_age = config.keep, timedelta(hours=config.keep.unfinished_hours)
     current = live.live_id(config.output)
-    pinned = {current} if current else set()
+    pinned = {name for name in (current, previously_live(nights, current)) if name}
     kept: list[live.Made] = []
     folders = {RECOMMENDERS_FOLDER: RECOMMENDER_FILE, EVALUATIONS_FOLDER: METRICS_FILE}
     for folder, finished_by in folders.items():
@@ -243,6 +247,15 @@ def clean_up(config: NightlyConfig) -> Iterator[str]:
     history = History.read(config.embed.output)
     plan = plan_sweep(history, keep=keep.snapshots, unfinished_age=unfinished_age, pinned=live.snapshots_of(kept))
     yield from sweep_snapshots(plan)
+
+
+def previously_live(nights: list[summary.Summary], current: str | None) -> str | None:
+    """The last recommender that was live and is not now; None where there was no other.
+
+    It is the one to go back to, and servers that read LIVE a moment ago are about to open it.
+    """
+    named = [night.get(key) for night in nights for key in ("live_before", "live")]
+    return next((name for name in reversed(named) if name not in (None, current)), None)
 
 
 def _report(config: NightlyConfig, night: Night, url: str | None) -> None:

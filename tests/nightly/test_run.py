@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -97,6 +98,10 @@ def nights(tiny_dataset, tmp_path, monkeypatch) -> Nights:
     for name, stage in (("run_embed", nights.embed), ("run_rat", nights.train), ("run_evaluate", nights.evaluate)):
         monkeypatch.setattr(run, name, stage)
     return nights
+
+
+def made(nights: Nights) -> set[str]:
+    return {storage.name(uri) for uri in storage.list_folders(f"{nights.root}/recommenders")}
 
 
 def test_the_first_night_publishes_and_the_next_leaves_it(nights):
@@ -199,7 +204,7 @@ def test_a_night_that_failed_says_why_and_run_again_goes_on(nights, step):
 
 
 def test_a_night_cut_off_after_publishing_ends_with_the_same_live_recommender(nights, monkeypatch):
-    def fails(_: Any) -> None:
+    def fails(*_: Any) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
@@ -212,7 +217,7 @@ def test_a_night_cut_off_after_publishing_ends_with_the_same_live_recommender(ni
 
 
 def test_a_night_that_kept_the_live_one_and_could_not_clean_up_counts_as_a_training(nights, monkeypatch):
-    def refuses(_: Any) -> None:
+    def refuses(*_: Any) -> None:
         raise InputError("s3://bucket: access denied: the store does not delete")
 
     nights.run()
@@ -279,6 +284,39 @@ def test_cleaning_up_leaves_what_is_live_and_its_snapshot(nights):
     snapshots = [storage.name(uri) for uri in storage.list_folders(f"{nights.root}/embeddings")]
     assert snapshots == [f"{night:016x}" for night in (0, 2, 3)]  # the live one's, the parent, LATEST
     assert len(storage.list_folders(f"{nights.root}/evaluations")) == 1
+
+
+@pytest.mark.parametrize("recommenders", [1, 3])
+def test_cleaning_up_leaves_the_one_that_was_live_before(nights, recommenders):
+    keep = {"keep": {"snapshots": 1, "recommenders": recommenders, "unfinished_hours": 0}}
+    first = nights.run(**keep)["live"]
+    for quality in (0.1, 0.1, 0.6):  # two are rejected, the third is published
+        nights.change(2)
+        nights.quality = quality
+        with nullcontext() if quality == 0.6 else pytest.raises(InputError, match="is worse"):
+            nights.run(**keep)
+    assert nights.last["live"] != first == nights.last["live_before"]
+    assert made(nights) >= {first, nights.last["live"]}
+    assert len(made(nights)) == recommenders + 1
+    assert nights.run(**keep)["outcome"] == "not due"
+    assert made(nights) >= {first, nights.last["live"]}
+    assert storage.exists(f"{nights.root}/embeddings/{0:016x}")  # what the first was trained on
+
+
+def test_what_was_live_before_is_told_by_the_nights_also_where_somebody_moved_live(nights):
+    keep = {"keep": {"recommenders": 1}}
+    first = nights.run(**keep)["live"]
+    by_hand = "ab" * 8
+    shutil.copytree(f"{nights.root}/recommenders/{first}", f"{nights.root}/recommenders/{by_hand}")
+    storage.write_bytes(f"{nights.root}/LIVE", f"{by_hand}\n".encode())
+    nights.change(2)
+    second = nights.run(**keep)["live"]
+    assert made(nights) == {by_hand, second}
+    nights.run(**keep)
+    assert made(nights) == {by_hand, second}
+    storage.write_bytes(f"{nights.root}/LIVE", f"{by_hand}\n".encode())  # back again
+    nights.run(**keep)
+    assert made(nights) == {by_hand, second}
 
 
 def test_unfinished_work_stays_as_long_as_it_may_be_going_on(nights):
