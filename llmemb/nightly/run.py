@@ -91,9 +91,10 @@ class Night:
         candidate = _candidate(config, dataset, snapshot)
         why = due(config, self._before, self.facts)
         self.facts["training"] = why or "not due"
-        if why is None or candidate == live_before:
-            reason = "no training was due" if why is None else "nothing has changed since the live one was trained"
-            self.facts |= {"outcome": NOT_DUE, "reason": reason}
+        if why is None:
+            self.facts |= {"outcome": NOT_DUE, "reason": "no training was due"}
+        elif candidate == live_before:
+            self._leave(candidate)
         else:
             self.facts["candidate"] = candidate
             self._check_live(live_before)
@@ -104,8 +105,21 @@ class Night:
                 self.facts["comparison"] = self._compare(candidate, live_before, snapshot)
             with self._step("publish"):
                 self._decide(candidate, live_before)
+                summary.write(config.output, self.facts)  # it counts, even if the night is killed in cleaning up
         with self._step("clean up"):
             self.facts["deleted"] = list(clean_up(config, [*self._before, self.facts]))
+
+    def _leave(self, candidate: str) -> None:
+        """What is live was made from all that there is tonight.
+
+        If no summary tells of its training, the night that moved LIVE was killed before it could write one. This one
+        then tells of it, or the same content would be due again the next night.
+        """
+        reason = "nothing has changed since the live one was trained"
+        if not any(_has_compared(night) and night.get("candidate") == candidate for night in self._before):
+            reason = f"{candidate} is live already, published by a night that left no summary"
+            self.facts |= {"candidate": candidate, "decision": PUBLISHED}
+        self.facts |= {"outcome": NOT_DUE, "reason": reason}
 
     def _check_live(self, name: str | None) -> None:
         """Raises InputError, before hours of training, where tonight's recommender could be compared with nothing."""

@@ -4,7 +4,7 @@ import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -176,6 +176,8 @@ def test_a_night_without_any_change_trains_nothing_even_if_it_is_time(nights):
     again = nights.run()
     assert again["reason"] == "nothing has changed since the live one was trained"
     assert again["live"] == first["live"]
+    nights.change(1)
+    assert nights.run()["outcome"] == "published"  # it was no training, which is due still
 
 
 @pytest.mark.parametrize(("quality", "is_published"), [(0.49, True), (0.4899, False), (0.6, True)])
@@ -214,6 +216,60 @@ def test_a_night_cut_off_after_publishing_ends_with_the_same_live_recommender(ni
     published = live.live_id(nights.root)
     assert nights.run()["live"] == published == live.live_id(nights.root)
     assert nights.last["training"] == "not due"  # the one before counts: it was compared and published
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing runs after it, so no summary is written either."""
+
+
+@pytest.fixture
+def kill(nights, monkeypatch) -> Callable[..., None]:
+    """Runs a night that is killed right after it has called a function."""
+
+    def kill(module: Any, name: str) -> None:
+        called = getattr(module, name)
+
+        def then_dies(*arguments: Any) -> None:
+            called(*arguments)
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(run, "_report", lambda *_: None)
+            patched.setattr(module, name, then_dies)
+            with pytest.raises(Killed):
+                nights.run()
+
+    return kill
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_night_killed_when_live_had_moved_counts_as_a_training_once_it_is_run_again(nights, kill, is_first):
+    if not is_first:
+        nights.run()
+        nights.change(2)
+    kill(live, "publish")
+    published, told = live.live_id(nights.root), len(summary.read_all(nights.root))
+    assert told == (0 if is_first else 1)
+    assert (nights.run()["outcome"], nights.ran) == ("not due", ["embed"])
+    assert nights.last["reason"] == f"{published} is live already, published by a night that left no summary"
+    nights.change(1)
+    assert (nights.run()["reason"], nights.ran) == ("no training was due", ["embed"])
+    nights.change(1)
+    assert nights.run()["training"] == "5.0% of the catalogue has changed since the last"
+
+
+@pytest.mark.parametrize("quality", [0.6, 0.1])
+def test_a_night_killed_in_cleaning_up_has_told_of_its_training(nights, kill, quality):
+    first = nights.run()["live"]
+    nights.back_to(7)
+    nights.change(1)
+    nights.quality = quality
+    kill(run, "clean_up")
+    decision = "published" if quality == 0.6 else "kept"
+    assert (nights.last["outcome"], nights.last["decision"]) == (decision, decision)
+    assert (live.live_id(nights.root) == first) == (decision == "kept")
+    nights.change(1)  # the killed one is not run again: the next night follows
+    assert (nights.run()["reason"], nights.ran) == ("no training was due", ["embed"])
 
 
 def test_a_night_that_kept_the_live_one_and_could_not_clean_up_counts_as_a_training(nights, monkeypatch):
