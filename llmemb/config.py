@@ -8,11 +8,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.settings import meant
 
+_UNSHOWN = "unshown"
 LabelKey = Annotated[str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(pattern=r"^!?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 NodeLabels = dict[LabelKey, LabelValue]
@@ -77,6 +79,11 @@ class JobConfig(Config):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def unshown(message: str) -> PydanticCustomError:
+    """For a validator: an error that does not show the value, which may be a secret."""
+    return PydanticCustomError(_UNSHOWN, message)
+
+
 def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """A job's YAML file with overrides merged over it and references resolved, not validated yet.
 
@@ -89,7 +96,8 @@ def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
         if "=" not in override:
             raise InputError(f"config: override {override!r}: expected section.key=value")
     try:
-        written = yaml.safe_load(Path(path).read_bytes()) or {}
+        with Path(path).open("rb") as file:  # of a stream, an error tells the line without showing it
+            written = yaml.safe_load(file) or {}
         if not isinstance(written, dict):
             raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
@@ -124,7 +132,8 @@ def _describe(error: Any, config_class: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if kind == "tuple_type":
         message = "expected a list, such as [a, b]"
-    if isinstance(given, dict):  # a check of several keys names them, and all of them are too many to show
+    # A check of several keys names them, and all of them are too many to show.
+    if isinstance(given, dict) or kind == _UNSHOWN:
         return f"{at}{message}"
     shown = repr(given)
     return f"{at}{message}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"

@@ -84,6 +84,13 @@ def test_unusable_file_is_an_input_error(tmp_path: Path, content: str, message: 
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_not_yaml_is_told_by_its_line_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text('output: x\nbase_model: "https://here/planted-secret')
+    with pytest.raises(InputError, match=r"toy\.yaml: .* line 2") as caught:
+        ToyConfig.load(str(tmp_path / "toy.yaml"))
+    assert "planted-secret" not in str(caught.value)
+
+
 def test_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file: .*absent\.yaml"):
         ToyConfig.load(str(tmp_path / "absent.yaml"))

@@ -1,11 +1,12 @@
 """Settings of the nightly job."""
 
+import re
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from llmemb import storage
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, unshown
 from llmemb.embed.config import EmbedConfig
 from llmemb.evaluation.config import EvaluateConfig
 from llmemb.metrics.measure import metric_names
@@ -18,6 +19,7 @@ FILLED = {
     "evaluate": ("dataset", "embeddings", "models", "rankings", "output", "across_datasets"),
 }
 """The keys of each step that the night sets itself."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class RetrainConfig(Config):
@@ -59,6 +61,7 @@ class KeepConfig(Config):
 class NightlyConfig(JobConfig):
     """One night: embeds what changed, trains when it is due, and publishes what is not worse than what is live."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
     uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
     dataset: str
@@ -81,6 +84,13 @@ class NightlyConfig(JobConfig):
     webhook_variable: str | None = None
     """The environment variable that holds a URL to which the summary is posted. The URL itself is a secret, and has no
     place in a config."""
+
+    @field_validator("webhook_variable", mode="before")
+    @classmethod
+    def _is_a_name(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and _VARIABLE.fullmatch(value)):
+            raise unshown("expected the name of an environment variable, such as NIGHT_HOOK, not the URL itself")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,24 @@ def test_what_is_wrong_is_named_by_its_path(values, message):
     with pytest.raises(InputError, match=r"^config: ") as raised:
         NightlyConfig.parse(SMALL | values)
     assert message in str(raised.value)
+
+
+SECRET = "planted-secret-88b0"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"webhook_variable: https://hooks.example.com/{SECRET}",
+        "webhook_variable: ${oc.env:MY_HOOK}",  # its value, and not its name
+        f"webhook_variable: [https://hooks.example.com/{SECRET}]",
+        f"webhook_variable: {SECRET}",
+        f"webhook_variable: https://hooks.example.com/{SECRET}\nkeep: {{snapshots: 0}}",
+    ],
+)
+def test_a_webhook_url_in_place_of_its_variable_is_refused_and_not_shown(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("MY_HOOK", f"https://hooks.example.com/{SECRET}")
+    (tmp_path / "nightly.yaml").write_text(yaml.safe_dump(SMALL) + written)
+    with pytest.raises(InputError, match="webhook_variable: expected the name of an environment variable") as raised:
+        NightlyConfig.load(str(tmp_path / "nightly.yaml"))
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
