@@ -18,14 +18,16 @@ COUNTS = ("total", "new", "changed", "deleted", "refused")
 
 @app.command("ls")
 def list_snapshots(root: Root, as_json: AsJson = False) -> None:
-    """List the snapshots of a root, newest first, and the runs that have not finished."""
+    """List the snapshots of a root, newest first, the runs that have not finished, and what cannot be read."""
     from llmemb.embed.history import History, snapshot_bytes
 
     history = History.read(storage.absolute(root))
     if as_json:
         published = [_facts(snapshot.manifest) | {"uri": snapshot.uri} for snapshot in history.published]
         unfinished = [dataclasses.asdict(run) for run in history.unfinished]
-        print_json({"latest": history.latest_id, "snapshots": published, "unfinished": unfinished})
+        unreadable = [dataclasses.asdict(one) for one in history.unreadable]
+        others = {"unfinished": unfinished, "unreadable": unreadable}
+        print_json({"latest": history.latest_id, "snapshots": published, **others})
         return
     shown = table("snapshot", "", "made (UTC)", *COUNTS, "vectors", "size", "encoder", right=(*COUNTS, "size"))
     for snapshot in history.published:
@@ -49,7 +51,11 @@ def list_snapshots(root: Root, as_json: AsJson = False) -> None:
             "",
         ]
         shown.add_row(*cells, style="dim")
+    for one in history.unreadable:
+        shown.add_row(storage.name(one.uri), "unreadable", style="dim")
     console.print(shown)
+    for one in history.unreadable:
+        console.print(f"[red]unreadable[/red]  {escape(one.reason)}", soft_wrap=True)
 
 
 @app.command()
@@ -148,8 +154,8 @@ def gc(
 ) -> None:
     """Delete old snapshots and dead runs; without --delete, only list them.
 
-    The newest stay, whatever LATEST names and its parent, and every unfinished run that may still be going. Only
-    folders named like snapshots are looked at.
+    The newest stay, whatever LATEST names and its parent, every unfinished run that may still be going, and what this
+    version cannot read. Only folders named like snapshots are looked at.
     """
     from llmemb.embed.history import History, plan_sweep, snapshot_bytes, sweep
 

@@ -1,4 +1,4 @@
-"""The snapshots of a root: which there are, which runs were cut off, and which may go."""
+"""The snapshots of a root: which there are, which cannot be read, which runs were cut off, and which may go."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +28,14 @@ class Unfinished:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A published snapshot that this version cannot read, of another format say: left alone."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class History:
     """What a root holds; ``published`` is newest first."""
 
@@ -35,28 +43,32 @@ class History:
     latest_id: str | None
     published: list[Snapshot]
     unfinished: list[Unfinished]
+    unreadable: list[Unreadable]
 
     @classmethod
     def read(cls, root: str) -> "History":
         """Reads the manifests of a root, and no vector.
 
         Raises:
-            InputError: there is no embeddings root.
+            InputError: there is no embeddings root, or the snapshot that LATEST names cannot be read.
         """
         folders = [uri for uri in storage.list_folders(root) if _SNAPSHOT_ID.fullmatch(storage.name(uri))]
         latest = latest_id(root)
         if latest is None and not folders:
             raise InputError(f"embeddings: {root} has no {LATEST_FILE} and no snapshots: expected the output of embed")
-        published, unfinished = [], []
+        published, unfinished, unreadable = [], [], []
         for uri in folders:
-            if storage.exists(storage.join(uri, MANIFEST_FILE)):
+            if not storage.exists(storage.join(uri, MANIFEST_FILE)):
+                unfinished.append(_unfinished(uri))
+                continue
+            try:
                 published.append(Snapshot.open(uri))
-            else:
-                tree = storage.list_tree(uri)
-                modified = max((entry.modified for entry in tree), default=datetime.now(UTC))
-                unfinished.append(Unfinished(uri, sum(entry.bytes for entry in tree), modified))
+            except InputError as error:
+                if storage.name(uri) == latest:
+                    raise
+                unreadable.append(Unreadable(uri, str(error)))
         published.sort(key=lambda snapshot: snapshot.manifest["created_at"], reverse=True)
-        return cls(root, latest, published, unfinished)
+        return cls(root, latest, published, unfinished, unreadable)
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,18 @@ class Sweep:
         return sum(map(snapshot_bytes, self.snapshots)) + sum(run.bytes for run in self.unfinished)
 
 
+def _unfinished(uri: str) -> Unfinished:
+    tree = storage.list_tree(uri)
+    modified = max((entry.modified for entry in tree), default=datetime.now(UTC))
+    return Unfinished(uri, sum(entry.bytes for entry in tree), modified)
+
+
 def plan_sweep(
     history: History, *, keep: int, unfinished_age: timedelta, pinned: Mapping[str, str] | None = None
 ) -> Sweep:
     """Keeps the newest snapshots, the one that LATEST names and its parent, and runs that may still be going.
+
+    Those that cannot be read stay too: whether somebody needs them cannot be told.
 
     Args:
         keep: How many of the newest.
@@ -94,6 +114,7 @@ def plan_sweep(
                 kept[parent] = f"the parent of {LATEST_FILE}"
     published = {snapshot.snapshot_id for snapshot in history.published}
     kept |= {name: reason for name, reason in (pinned or {}).items() if name in published}
+    kept |= {storage.name(one.uri): "cannot be read" for one in history.unreadable}
     running = [run for run in history.unfinished if run.age < unfinished_age]
     kept |= {storage.name(run.uri): f"unfinished, last written {_hours(run.age)} h ago" for run in running}
     return Sweep(

@@ -259,6 +259,8 @@ def clean_up(config: NightlyConfig, nights: list[summary.Summary]) -> Iterator[s
         if folder == RECOMMENDERS_FOLDER:
             kept = [one for one in found if one not in old]
     history = History.read(config.embed.output)
+    for one in history.unreadable:
+        print(f"nightly: left alone: {one.reason}")
     plan = plan_sweep(history, keep=keep.snapshots, unfinished_age=unfinished_age, pinned=live.snapshots_of(kept))
     yield from sweep_snapshots(plan)
 

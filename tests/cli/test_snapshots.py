@@ -86,6 +86,18 @@ def test_a_snapshot_of_another_format_is_one_line(tmp_path, command):
     )
 
 
+def test_an_older_snapshot_of_another_format_is_listed_with_the_reason_and_stays(root):
+    reason = f"embeddings: {root}/{0:016x}/manifest.json is of format 1; expected 2, as embed writes it now"
+    storage.write_json(f"{root}/{0:016x}/manifest.json", {"format": 1})
+    lines = run("ls", root).stdout.splitlines()
+    assert lines[4].split() == [f"{0:016x}", "unreadable"]
+    assert lines[5:] == [f"unreadable  {reason}"]
+    listed = json.loads(run("ls", root, "--json").stdout)
+    assert listed["unreadable"] == [{"uri": f"{root}/{0:016x}", "reason": reason}]
+    assert f"{0:016x}  stays: cannot be read" in run("gc", root, "--keep", "1", "--delete").stdout
+    assert [storage.name(uri) for uri in storage.list_folders(root)] == [f"{n:016x}" for n in (0, 2, 3)]
+
+
 @pytest.mark.parametrize("command", ["ls", "show", "verify", "diff", "gc"])
 def test_bad_input_is_one_line(tmp_path, command):
     result = run(command, str(tmp_path), code=2)

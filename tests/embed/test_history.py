@@ -51,6 +51,31 @@ def test_a_folder_without_snapshots_is_bad_input(tmp_path):
         History.read(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", [b'{"format": 1}', b"{", b"[]"])
+def test_a_snapshot_that_cannot_be_read_is_told_apart_and_stays(root, content):
+    nights(root, 4)
+    old = storage.join(root, f"{1:016x}")
+    storage.write_bytes(storage.join(old, "manifest.json"), content)
+    history = History.read(root)
+    assert [int(snapshot.snapshot_id, 16) for snapshot in history.published] == [3, 2, 0]
+    [unreadable] = history.unreadable
+    assert unreadable.uri == old
+    assert f"{old}/manifest.json" in unreadable.reason
+    planned = plan(root, keep=1, unfinished_age=timedelta(0))
+    assert planned.kept[f"{1:016x}"] == "cannot be read"
+    assert list(sweep(planned)) == [storage.join(root, f"{0:016x}")]
+    assert storage.exists(storage.join(old, "part-00000.parquet"))
+
+
+def test_where_latest_names_one_that_cannot_be_read_it_is_an_error(root):
+    nights(root, 2)
+    storage.write_bytes(storage.join(root, f"{1:016x}", "manifest.json"), b'{"format": 1}')
+    with pytest.raises(InputError, match="is of format 1; expected 2"):
+        History.read(root)
+    storage.write_bytes(storage.join(root, "LATEST"), f"{0:016x}\n".encode())
+    assert [storage.name(one.uri) for one in History.read(root).unreadable] == [f"{1:016x}"]
+
+
 def test_sweep_keeps_the_newest_and_what_is_not_ours(root):
     nights(root, 5)
     storage.write_bytes(storage.join(root, "mine", "notes.txt"), b"x")

@@ -342,6 +342,20 @@ def test_cleaning_up_leaves_what_is_live_and_its_snapshot(nights):
     assert len(storage.list_folders(f"{nights.root}/evaluations")) == 1
 
 
+def test_an_old_snapshot_of_another_format_stops_no_night_and_stays(nights, capsys):
+    nights.run()
+    for _ in range(2):
+        nights.change(1)
+        nights.run()
+    old = f"{nights.root}/embeddings/{1:016x}"
+    storage.write_json(f"{old}/manifest.json", {"format": 1})
+    nights.change(1)
+    nights.run(keep={"snapshots": 1})
+    assert nights.last["outcome"] == "not due"  # 1 of 40 since the last training
+    assert storage.exists(f"{old}/manifest.json")
+    assert f"nightly: left alone: embeddings: {old}/manifest.json is of format 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("recommenders", [1, 3])
 def test_cleaning_up_leaves_the_one_that_was_live_before(nights, recommenders):
     keep = {"keep": {"snapshots": 1, "recommenders": recommenders, "unfinished_hours": 0}}
