@@ -21,8 +21,8 @@ from llmemb.job import CLUSTER_LOST
 EXCLUDES = (".venv*", ".git", "runs", "build", "__pycache__", "*.parquet", "*.safetensors", "*.npy", "*.csv.gz")
 """Of the working directory: what a job needs is code and configs."""
 POLL_SECONDS, SILENCE_SECONDS = 2.0, 60.0
-SERVER_FAULT = 500
-"""HTTP: from here on it is not the question that is wrong."""
+NOT_FOUND, SERVER_FAULT = 404, 500
+"""HTTP: from the latter on it is not the question that is wrong."""
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -62,14 +62,14 @@ def submit(
     client = _connect(address)
     runtime_env = {} if in_place else {"working_dir": str(folder), "excludes": list(EXCLUDES)}
     session = _Session(client, patience_seconds, show)
-    job_id = ""
+    unseen = ""  # the submission whose end was not seen, if any
     for attempt in range(max_retries + 1):
-        if job_id and session.runs(job_id):  # it was silent, and is not gone
-            show(f"submit: {job_id} is running\n")
-        else:
-            job_id = f"{job}-{uuid.uuid4().hex[:12]}"
-            session.hand_in(job_id, entrypoint, runtime_env)
-        code = _follow(session, job_id)
+        job_id = session.hand_in(f"{job}-{uuid.uuid4().hex[:12]}", entrypoint, runtime_env, unless_has=unseen)
+        try:
+            code, unseen = _follow(session, job_id), ""
+        except _SilentError as error:
+            show(f"submit: {error}\n")
+            code, unseen = None, job_id
         if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
             return code
         if attempt < max_retries:
@@ -111,11 +111,15 @@ def _connect(address: str) -> Any:
 
 
 def _follow(session: "_Session", job_id: str) -> int | None:
-    """One submission's exit code; None where the driver has none, for it was lost."""
+    """One submission's exit code; None where the driver has none, for it was lost.
+
+    Raises:
+        _SilentError: nobody says how it ended, or whether it has.
+    """
     try:
         session.follow(job_id)
         info = session.ask(lambda client: client.get_job_info(job_id))
-    except _LostError as error:
+    except _GoneError as error:
         session.show(f"submit: {error}\n")
         return None
     if info.status == "SUCCEEDED":
@@ -137,8 +141,12 @@ def _is_killed(code: int) -> bool:
     return code < 0 or code > 128
 
 
-class _LostError(Exception):
-    """The cluster does not answer any more, or does not know the job."""
+class _GoneError(Exception):
+    """The cluster does not know the job."""
+
+
+class _SilentError(Exception):
+    """The cluster does not answer any more, or not what it was asked: the job may run all the same."""
 
 
 def _status(error: RuntimeError) -> int | None:
@@ -155,58 +163,69 @@ class _Session:
         self.show = show
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
-        """The answer to a question; asked again while nobody answers, or a head that starts or a proxy says 5xx."""
+        """The answer to a question; asked again while nobody answers, or a head that starts or a proxy says 5xx.
+
+        Raises:
+            _GoneError: it is about a job that the cluster does not know.
+            _SilentError: there is none for as long as that is waited for.
+        """
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 return question(self._client)
             except (OSError, RuntimeError) as error:  # the former is what requests raises too
-                if isinstance(error, RuntimeError) and (_status(error) or 0) < SERVER_FAULT:
-                    # 404: a head that was restarted knows nothing of its old jobs.
-                    raise _LostError(_one_line(error)) from error
+                status = (_status(error) or 0) if isinstance(error, RuntimeError) else SERVER_FAULT
+                if status == NOT_FOUND:  # a head that was restarted knows nothing of its old jobs
+                    raise _GoneError(_one_line(error)) from error
+                if status < SERVER_FAULT:
+                    raise _SilentError(_one_line(error)) from error
                 if time.monotonic() > deadline:
                     said = f": {_one_line(error)}" if isinstance(error, RuntimeError) else ""
-                    raise _LostError(f"nobody has answered for {self._patience:.0f} s{said}") from error
+                    raise _SilentError(f"nobody has answered for {self._patience:.0f} s{said}") from error
                 time.sleep(POLL_SECONDS)
 
-    def hand_in(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
-        """Submits a job once, however often that has to be said.
+    def hand_in(self, job_id: str, entrypoint: str, runtime_env: dict[str, Any], *, unless_has: str = "") -> str:
+        """Submits a job once, however often that has to be said; returns the submission to follow.
 
         Where nobody answers for as long as that is waited for, what follows finds out.
+
+        Args:
+            unless_has: An earlier submission. Only a cluster that says it does not know it is given another beside it.
 
         Raises:
             InputError: the cluster refuses it.
         """
+        if unless_has and (has := self._has(unless_has)) is not False:
+            if has:
+                self.show(f"submit: {unless_has} is still there\n")
+            return unless_has
         self.show(f"submit: {job_id}: {entrypoint}\n")
         deadline = time.monotonic() + self._patience
         what = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
         while True:
             try:
                 self._client.submit_job(**what)
-                return
+                return job_id
             except OSError:
                 if time.monotonic() > deadline:
-                    return
+                    return job_id
             except RuntimeError as error:
                 # Ray answers 500 to what it refuses as well as to what fails: it is asked whether it has the job.
-                if self._status_of(job_id) is not None:  # the answer to an earlier try was lost
-                    return
+                if self._has(job_id):  # the answer to an earlier try was lost
+                    return job_id
                 if (_status(error) or 0) < SERVER_FAULT or time.monotonic() > deadline:
                     raise InputError(f"address: the cluster refuses the job: {_one_line(error)}") from error
             time.sleep(POLL_SECONDS)
 
-    def runs(self, job_id: str) -> bool:
-        """Whether the cluster has the job, and it has not ended."""
-        status = self._status_of(job_id)
-        return status is not None and status not in _ENDED
-
-    def _status_of(self, job_id: str) -> str | None:
-        """None where the cluster does not know the job, or does not answer any more."""
+    def _has(self, job_id: str) -> bool | None:
+        """Whether the cluster knows the job, ended or not; None where it does not say."""
         try:
-            status: str = self.ask(lambda client: client.get_job_status(job_id)).value
-        except _LostError:
+            self.ask(lambda client: client.get_job_status(job_id))
+        except _GoneError:
+            return False
+        except _SilentError:
             return None
-        return status
+        return True
 
     def follow(self, job_id: str) -> None:
         """Shows the job's output until it has ended."""

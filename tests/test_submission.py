@@ -220,4 +220,72 @@ def test_a_job_that_outlives_a_long_silence_is_followed_and_not_submitted_again(
     assert run(monkeypatch, cluster, patience_seconds=-1, show=shown.append)[0] == 0
     assert len(cluster.submitted) == 1
     assert any("the cluster lost the job" in line for line in shown)
-    assert any("is running" in line for line in shown)
+    assert any("is still there" in line for line in shown)
+
+
+class SilentCluster(Cluster):
+    """One that stops to answer once it has a submission, until its clock's time has come."""
+
+    def __init__(self, *ends: int | None, until: float) -> None:
+        super().__init__(*ends)
+        self.until, self.now = until, 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _: float) -> None:
+        self.now += 1
+
+    def answer(self) -> None:
+        if self.ids and self.now < self.until:
+            raise ConnectionError
+
+    def submit_job(self, *, submission_id: str, **what: Any) -> str:
+        self.answer()
+        return super().submit_job(submission_id=submission_id, **what)
+
+    def get_job_status(self, job_id: str) -> SimpleNamespace:
+        self.answer()
+        return super().get_job_status(job_id)
+
+    async def tail_job_logs(self, job_id: str) -> Any:
+        self.answer()
+        async for line in super().tail_job_logs(job_id):
+            yield line
+
+
+@pytest.mark.parametrize("silence", [5, 23, 45])
+@pytest.mark.parametrize(
+    ("ends", "code", "submissions"), [([0], 0, 1), ([2], 2, 1), ([137, 0], 0, 2), ([None, 0], 0, 2)]
+)
+def test_after_a_silence_of_any_length_a_job_is_submitted_again_only_if_it_was_lost(
+    monkeypatch, silence, ends, code, submissions
+):
+    cluster = SilentCluster(*ends, until=silence)
+    monkeypatch.setattr(submission, "time", cluster)
+    assert run(monkeypatch, cluster, patience_seconds=10)[0] == code
+    assert len(cluster.ids) == submissions
+
+
+def test_after_a_silence_a_job_that_the_cluster_does_not_know_is_submitted_again(monkeypatch):
+    cluster = SilentCluster(0, 0, until=23)
+    monkeypatch.setattr(submission, "time", cluster)
+    answer = cluster.get_job_status
+
+    def get_job_status(job_id: str) -> SimpleNamespace:
+        cluster.answer()
+        if job_id == cluster.ids[0]:
+            raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
+        return answer(job_id)
+
+    cluster.get_job_status = get_job_status  # type: ignore[method-assign]
+    assert run(monkeypatch, cluster, patience_seconds=10)[0] == 0
+    assert len(cluster.ids) == 2
+
+
+def test_a_cluster_that_never_answers_again_is_given_nothing_more(monkeypatch):
+    cluster = SilentCluster(0, until=1e9)
+    monkeypatch.setattr(submission, "time", cluster)
+    code, shown = run(monkeypatch, cluster, patience_seconds=10)
+    assert code == 75
+    assert sum(f"{CONFIG}\n" in line for line in shown) == 1
