@@ -11,6 +11,7 @@ import re
 import shlex
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,8 @@ class _Session:
     def __init__(self, client: Any, patience_seconds: float, show: Callable[[str], None]) -> None:
         self._client, self._patience = client, patience_seconds
         self.show = show
+        self._shown = Counter[str]()
+        """Characters of each submission's output, for one that is followed again."""
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """The answer to a question; asked again while nobody answers, or a head that starts or a proxy says 5xx.
@@ -229,9 +232,9 @@ class _Session:
 
     def follow(self, job_id: str) -> None:
         """Shows the job's output until it has ended."""
-        shown, had_ended = 0, False
+        had_ended = False
         while True:
-            shown, is_whole = asyncio.run(self._tail(job_id, shown))
+            is_whole = asyncio.run(self._tail(job_id))
             ended = self.ask(lambda client: client.get_job_status(job_id)).value in _ENDED
             # After a cut, the rest of an ended job's output is asked for once more: it may be gone with its node.
             if ended and (is_whole or had_ended):
@@ -239,8 +242,8 @@ class _Session:
             had_ended = ended
             time.sleep(POLL_SECONDS)
 
-    async def _tail(self, job_id: str, shown: int) -> tuple[int, bool]:
-        """How many characters have been shown when the stream ends, and whether it was not cut; each begins anew."""
+    async def _tail(self, job_id: str) -> bool:
+        """Shows what is new in the output until the stream ends, and tells whether it was not cut; each begins anew."""
         import aiohttp
 
         seen = 0
@@ -250,12 +253,12 @@ class _Session:
                 # A job may be silent; so is a connection that was dropped without a word, and that is asked for anew.
                 text = await asyncio.wait_for(anext(texts), SILENCE_SECONDS)
                 seen += len(text)
-                if seen > shown:
-                    self.show(text[-(seen - shown) :])
-                    shown = seen
+                if seen > self._shown[job_id]:
+                    self.show(text[-(seen - self._shown[job_id]) :])
+                    self._shown[job_id] = seen
         except StopAsyncIteration:
-            return shown, True
+            return True
         except (aiohttp.ClientError, OSError, RuntimeError):  # what it means is asked of the job's status
-            return shown, False
+            return False
         finally:
             await texts.aclose()
