@@ -41,6 +41,7 @@ class LanguageModel(nn.Module):
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
         self.head: nn.Module | None = None
         if generates and self.causal:
+            del self.model  # one of them in memory at a time
             whole = _load_generator(path)
             self.model, self.head = whole.get_decoder(), whole.get_output_embeddings()
         self.requires_grad_(False).eval()

@@ -1,5 +1,6 @@
 """SAID and TSLRec with a random Llama and a random BERT."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import language_model
 from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.methods.said import learn_said_vectors
@@ -39,6 +41,24 @@ def make_inputs(method: str, dataset: str, base_model: Path, **settings) -> Inpu
 def test_a_model_is_causal_if_its_states_do_not_feel_what_follows(llama, tiny_encoder):
     assert LanguageModel(llama, generates=True).causal
     assert not LanguageModel(tiny_encoder, generates=True).causal
+
+
+def test_a_causal_model_is_held_once(llama, monkeypatch):
+    held, load_model, load_generator = [], language_model.load_model, language_model._load_generator
+
+    def watched(*arguments, **options):
+        model = load_model(*arguments, **options)
+        held[:] = [weakref.ref(parameter) for parameter in model.parameters()]
+        return model
+
+    def alone(path):
+        assert not any(each() is not None for each in held)
+        return load_generator(path)
+
+    monkeypatch.setattr(language_model, "load_model", watched)
+    monkeypatch.setattr(language_model, "_load_generator", alone)
+    assert LanguageModel(llama, generates=True).head is not None
+    assert held
 
 
 def test_a_causal_loss_is_that_of_generating_the_text(llama):
