@@ -6,8 +6,18 @@ from typing import Any
 import torch
 
 from llmemb import progress, storage
-from llmemb.cluster import connect, cpu_threads, has_gpus, say_if_waiting, worker_request, worker_threads
+from llmemb.cluster import (
+    check_memory,
+    connect,
+    cpu_threads,
+    has_gpus,
+    run_task,
+    say_if_waiting,
+    worker_request,
+    worker_threads,
+)
 from llmemb.data.dataset import Dataset
+from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
@@ -62,8 +72,7 @@ def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collabo
 
 def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     """On a node of the cluster: the driver's may have no GPU."""
-    import ray
-
+    memory = _memory(inputs.config)
     connect()
     labels = inputs.config.node_labels
     threads = inputs.config.engine.threads_per_worker or cpu_threads(1, labels)
@@ -77,9 +86,16 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
 
         learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
 
-    request = worker_request(threads)
+    request: dict[str, Any] = {**worker_request(threads), "labels": labels}
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
-    say_if_waiting(title, 1, **request, labels=labels)
-    task: Any = ray.remote(num_cpus=request["cpus"], num_gpus=request["gpus"], label_selector=labels)(work)
+    check_memory(title, memory, **request)
+    say_if_waiting(title, 1, **request)
     with progress.remote_bar(title, total=1, unit="epochs") as board:
-        ray.get(task.remote(board, inputs))
+        run_task(title, work, board, inputs, memory=memory, **request)
+
+
+def _memory(config: RatConfig) -> int:
+    """Bytes for the task: what counts is its language model, held once in float32."""
+    assert config.base_model is not None
+    with local_folder(config.base_model) as path:
+        return float32_memory(EncoderFolder.read(path).num_parameters)

@@ -1,0 +1,55 @@
+"""The task on the cluster that learns item vectors; what it learns is tested in ``tests/rat/methods``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmemb.data.dataset import Dataset
+from llmemb.encoder.folder import EncoderFolder
+from llmemb.errors import InputError
+from llmemb.rat import item_vectors
+from llmemb.rat.config import RatConfig
+from llmemb.rat.item_vectors import ensure_item_vectors
+from llmemb.rat.recommender import read_vectors
+
+
+@pytest.fixture
+def config(tiny_dataset: str, tiny_encoder: Path) -> RatConfig:
+    settings = {
+        "dataset": tiny_dataset,
+        "output": "o",
+        "base_model": str(tiny_encoder),
+        "prompt": {"attributes": ["title", "brand"]},
+        "method": "said",
+        "said": {"epochs": 2},
+        "model": {"hidden_dim": 8},
+        "engine": {"threads_per_worker": 1},
+        "node_labels": {"market": "!spot"},
+    }
+    return RatConfig.model_validate(settings)
+
+
+@pytest.mark.slow
+def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, config, tmp_path, monkeypatch, capsys):
+    asked: dict[str, Any] = {}
+    run_task = item_vectors.run_task
+
+    def watched(work: str, function: Any, *arguments: Any, **request: Any) -> None:
+        asked.update(request)
+        run_task(work, function, *arguments, **request)
+
+    monkeypatch.setattr(item_vectors, "run_task", watched)
+    monkeypatch.setattr(item_vectors, "float32_memory", lambda num_parameters: 4 * num_parameters)
+    ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+    num_parameters = EncoderFolder.read(Path(config.base_model or "")).num_parameters
+    assert asked == {"cpus": 1, "gpus": 0, "labels": {"market": "!spot"}, "memory": 4 * num_parameters}
+    assert "rat: SAID's item vectors: 2/2 epochs" in capsys.readouterr().out
+    assert read_vectors(str(tmp_path))[1].shape == (40, 8)
+
+
+def test_a_model_that_no_node_has_memory_for_is_found_out(ray_local, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(item_vectors, "float32_memory", lambda _: 2**45)
+    with pytest.raises(InputError, match="rat: SAID's item vectors: no node of the cluster has 32768 GiB of memory"):
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+    assert not list(tmp_path.iterdir())
