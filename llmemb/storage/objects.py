@@ -21,7 +21,7 @@ from llmemb.storage.filesystem import filesystem_of, reading
 from llmemb.storage.node_copy import node_copy
 from llmemb.storage.paths import join
 
-DELETIONS_AT_ONCE = 16
+DELETIONS_AT_ONCE, UPLOADS_AT_ONCE = 16, 4
 MAX_UPLOADS = 4
 """Of one object whose parts the store says it does not know."""
 _VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
@@ -149,18 +149,24 @@ def local_copy(folder: str) -> Iterator[Path]:
 
 
 def upload(source: Path, folder: str) -> None:
-    """Copies a local folder's files to a URI."""
+    """Copies a local folder's files to a URI, several at once; after one that fails no more are begun.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
     filesystem, path = filesystem_of(folder)
-    with explained(folder):
-        for file in sorted(source.rglob("*")):
-            if not file.is_file():
-                continue
-            target = f"{path}/{file.relative_to(source).as_posix()}"
-            if isinstance(filesystem, LocalFileSystem):
-                with _appearing(Path(target)) as temporary:
-                    shutil.copyfile(file, temporary)
-            else:
-                _uploaded(partial(filesystem.put_file, str(file), target))
+    files = [file for file in sorted(source.rglob("*")) if file.is_file()]
+    targets = [f"{path}/{file.relative_to(source).as_posix()}" for file in files]
+    with explained(folder), ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+        list(pool.map(partial(_upload_file, filesystem), files, targets))
+
+
+def _upload_file(filesystem: Any, file: Path, target: str) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        with _appearing(Path(target)) as temporary:
+            shutil.copyfile(file, temporary)
+    else:
+        _uploaded(partial(filesystem.put_file, str(file), target))
 
 
 def _content_key(filesystem: Any, folder: str) -> str:

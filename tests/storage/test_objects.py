@@ -1,6 +1,8 @@
 import errno
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from botocore.exceptions import ClientError
 from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.storage.filesystem import filesystem_of
-from llmemb.storage.objects import MAX_UPLOADS
+from llmemb.storage.objects import MAX_UPLOADS, UPLOADS_AT_ONCE
 from tests.object_stores import Faults
 
 
@@ -139,6 +141,41 @@ def test_a_name_with_a_pattern_in_it_is_a_name(root: str) -> None:
     assert storage.exists(storage.join(root, "run1", "x"))
     assert not storage.exists(storage.join(root, "run[1]", "x"))
     assert not storage.exists(storage.join(root, "run*", "x"))
+
+
+def write_files(folder: Path, number: int) -> None:
+    folder.mkdir()
+    for index in range(number):
+        (folder / f"{index:02d}").write_text(str(index))
+
+
+def test_files_are_uploaded_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "source", 2 * UPLOADS_AT_ONCE)
+    together, copyfile = threading.Barrier(UPLOADS_AT_ONCE, timeout=10), shutil.copyfile
+
+    def wait_for_others(source: Path, target: Path) -> None:
+        together.wait()
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", wait_for_others)
+    storage.upload(tmp_path / "source", str(tmp_path / "target"))
+    copied = {file.name: file.read_text() for file in (tmp_path / "target").iterdir()}
+    assert copied == {f"{index:02d}": str(index) for index in range(2 * UPLOADS_AT_ONCE)}
+
+
+def test_after_an_upload_that_fails_no_more_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "source", 40)
+    begun = []
+
+    def full(source: Path, _: Path) -> None:
+        begun.append(source)
+        time.sleep(0.1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match="target: No space left on device"):
+        storage.upload(tmp_path / "source", str(tmp_path / "target"))
+    assert len(begun) < 40
 
 
 def test_an_uploaded_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
