@@ -8,11 +8,11 @@ import pyarrow as pa
 from llmemb import storage
 from llmemb.buckets import buckets, overlapping
 from llmemb.embed.plan import SnapshotPlan
+from llmemb.embed.snapshot import PROMPT_HASH
 from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate, prompt_hash
 from llmemb.vectors import ITEM_ID
 
-PROMPT_HASH = "prompt_hash"
 NO_ATTRIBUTE = "no usable attribute"
 NOT_UTF8 = "an attribute is not UTF-8"
 DUPLICATE = "duplicate item id"

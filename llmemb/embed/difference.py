@@ -8,12 +8,8 @@ import pyarrow.compute as pc
 
 from llmemb import storage
 from llmemb.buckets import overlapping
-from llmemb.embed.snapshot import Snapshot
+from llmemb.embed.snapshot import PROMPT_HASH, VECTOR_KEYS, Snapshot
 from llmemb.vectors import ITEM_ID
-
-_PROMPT_HASH = "prompt_hash"
-# Of a manifest: with these the same, an item with the same prompt has the same vector.
-_VECTOR_KEYS = ("encoder", "dimension", "dtype", "normalize", "max_seq_len", "precision")
 
 
 @dataclass
@@ -30,7 +26,7 @@ def difference(old: Snapshot, new: Snapshot, *, num_examples: int) -> Difference
 
     ``changed`` is an item whose prompt is another one; ``kept`` has the same prompt in both.
     """
-    settings = {key: (old.manifest.get(key), new.manifest.get(key)) for key in _VECTOR_KEYS}
+    settings = {key: (old.manifest.get(key), new.manifest.get(key)) for key in VECTOR_KEYS}
     result = Difference({key: values for key, values in settings.items() if values[0] != values[1]})
     # Cuts are powers of two, so a file of the coarser holds what several files of the finer do.
     num_buckets = min(len(old.manifest["files"]), len(new.manifest["files"]))
@@ -49,7 +45,7 @@ def _entries(snapshot: Snapshot, bucket: int, num_buckets: int) -> list[dict[str
 
 
 def _hashes(snapshot: Snapshot, entries: list[dict[str, Any]]) -> pa.Table:
-    columns = [ITEM_ID, _PROMPT_HASH]
+    columns = [ITEM_ID, PROMPT_HASH]
     return pa.concat_tables(
         [storage.read_table(storage.join(snapshot.uri, entry["file"]), columns) for entry in entries]
     )
@@ -58,7 +54,7 @@ def _hashes(snapshot: Snapshot, entries: list[dict[str, Any]]) -> pa.Table:
 def _compare(before: pa.Table, after: pa.Table, result: Difference, num_examples: int) -> None:
     rows = pc.index_in(after.column(ITEM_ID), value_set=before.column(ITEM_ID).combine_chunks())
     known = pc.is_valid(rows)
-    same = pc.equal(before.column(_PROMPT_HASH).take(rows.drop_null()), after.column(_PROMPT_HASH).filter(known))
+    same = pc.equal(before.column(PROMPT_HASH).take(rows.drop_null()), after.column(PROMPT_HASH).filter(known))
     survivors = pc.is_in(before.column(ITEM_ID), value_set=after.column(ITEM_ID).combine_chunks())
     found = {
         "new": after.column(ITEM_ID).filter(pc.invert(known)),

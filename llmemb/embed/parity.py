@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from llmemb import vectors
 from llmemb.cluster import check_memory, cpu_threads, run_task
-from llmemb.embed.changes import PROMPT_HASH, parent_hashes, read_items
+from llmemb.embed.changes import parent_hashes, read_items
 from llmemb.embed.config import ParityConfig
 from llmemb.embed.plan import EncoderPlan, SnapshotPlan
-from llmemb.embed.snapshot import Snapshot
+from llmemb.embed.snapshot import PROMPT_HASH, Snapshot
 from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError
 from llmemb.vectors import ITEM_ID

@@ -8,7 +8,7 @@ from llmemb.buckets import num_buckets
 from llmemb.cluster import cpu_threads, has_gpus
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
-from llmemb.embed.snapshot import Snapshot
+from llmemb.embed.snapshot import VECTOR_KEYS, Snapshot
 from llmemb.encoder.engine import EngineKind
 from llmemb.encoder.folder import EncoderFolder, Precision
 from llmemb.prompts import PromptTemplate
@@ -19,8 +19,6 @@ RECORDS_FOLDER = "_shards"
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
 MIN_SHARDS = 8
 OUTGROWN = 4
-# Of a manifest: with these the same, a prompt has the same vector.
-VECTOR_KEYS = ("encoder", "max_seq_len", "precision", "dtype", "normalize", "dimension_cut")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def vector_identity(
         "precision": config.engine.precision or ("bf16" if on_gpu else "fp32"),
         "dtype": config.dtype,
         "normalize": folder.normalize if config.normalize is None else config.normalize,
-        "dimension_cut": config.dimension,
+        "dimension": config.dimension or folder.embedding_dim,
     }
 
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from llmemb import storage, vectors
 from llmemb.cluster import check_gpu
-from llmemb.embed.changes import PROMPT_HASH, Changes, in_bucket, parent_hashes, parent_shards, read_items
+from llmemb.embed.changes import Changes, in_bucket, parent_hashes, parent_shards, read_items
 from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan
 from llmemb.embed.records import write_record
+from llmemb.embed.snapshot import PROMPT_HASH
 from llmemb.encoder.batching import TokenIds, token_budget_batches
 from llmemb.encoder.engine import Engine, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder

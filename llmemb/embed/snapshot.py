@@ -31,6 +31,9 @@ from llmemb.vectors import EMBEDDING, ITEM_ID, MANIFEST_FILE
 
 FORMAT = 2
 LATEST_FILE = "LATEST"
+PROMPT_HASH = "prompt_hash"
+VECTOR_KEYS = ("encoder", "max_seq_len", "precision", "dtype", "normalize", "dimension")
+"""Of a manifest: with these the same, the same prompt has the same vector."""
 _FOLDER_NAME = re.compile(r"[\w-]+")
 
 

@@ -108,6 +108,25 @@ class EncoderFolder:
         return found
 
     @property
+    def embedding_dim(self) -> int:
+        """How many values a vector has before any cut; transformers is imported where the config calls it otherwise.
+
+        Raises:
+            InputError: its config does not say.
+        """
+        config = _read(self.path / "config.json")
+        text_config = config.get("text_config") or config
+        if "hidden_size" in text_config:
+            return text_config["hidden_size"]
+        from transformers import AutoConfig
+
+        try:
+            found = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+            return found.get_text_config().hidden_size
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{self.path}: config.json does not say how many values a vector has: {error}") from error
+
+    @property
     def num_parameters(self) -> int:
         """How many values the weights have, from the headers of their files."""
         return sum(self._num_values().values())

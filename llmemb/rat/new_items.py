@@ -28,8 +28,9 @@ from llmemb.srs.scoring import FinalTable
 from llmemb.vectors import ITEM_ID
 
 NEW_ITEMS_FILE = "new_items.safetensors"
-VECTOR_KEYS = ("encoder", "dimension", "normalize", "max_seq_len", "prompt_template", "prompt_tokenizer")
-"""Of a snapshot's manifest: what its vectors have in common with those of another night."""
+SPACE_KEYS = ("encoder", "dimension", "normalize", "max_seq_len", "prompt_template", "prompt_tokenizer")
+"""Of a snapshot's manifest: with these the same, its vectors may stand beside those trained on: precision and dtype
+only round them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class NewItems:
     Attributes:
         scaler, adapter: From an LLM embedding to the item's vector.
         whitening, candidate_map: From an LLM embedding to the item's content; None without content.
-        of_vectors: The snapshot's :data:`VECTOR_KEYS`.
+        of_vectors: The snapshot's :data:`SPACE_KEYS`.
     """
 
     adapter_kind: AdapterKind
@@ -71,7 +72,7 @@ class NewItems:
             tables[0].adapter,
             whitening,
             candidate_map if whitening is not None else None,
-            {key: snapshot.manifest.get(key) for key in VECTOR_KEYS},
+            {key: snapshot.manifest.get(key) for key in SPACE_KEYS},
         )
 
     def rows(self, embeddings: Float[Tensor, "item embedding"], encoder: HistoryEncoder) -> FinalTable:

@@ -134,7 +134,7 @@ def test_a_catalogue_that_outgrew_its_shards_gets_more_and_keeps_its_vectors(emb
     ("changed", "said"),
     [
         ({"dtype": "float32"}, "dtype float16, this job float32"),
-        ({"dimension": 8}, "dimension_cut None, this job 8"),
+        ({"dimension": 8}, "dimension 32, this job 8"),
         ({"normalize": False}, "normalize True, this job False"),
         ({"engine": {"max_seq_len": 5}}, "max_seq_len 64, this job 5"),
     ],
@@ -147,6 +147,15 @@ def test_vectors_of_another_kind_are_all_made_anew_and_it_is_said(embed, in_proc
     assert second.manifest["counts"] == {
         **{"total": len(FIRST), "new": len(FIRST), "changed": 0, "kept": 0, "deleted": 0, "refused": 0}
     }
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, {"dimension": 32}), ({"dimension": 32}, {})])
+def test_a_dimension_that_cuts_nothing_is_as_none(embed, in_process, before, after):
+    first = embed(FIRST, **before)
+    assert embed(FIRST, **after).snapshot_id == first.snapshot_id
+    second = embed(SECOND, "second", **after)
+    assert second.manifest["counts"]["kept"] == len(FIRST) - len(CHANGED) - len(DELETED)
+    assert in_process == [len(FIRST), len(CHANGED) + len(NEW)]
 
 
 def test_another_encoder_makes_every_item_new(embed, in_process, tiny_encoder, tmp_path):

@@ -69,6 +69,28 @@ def test_the_fingerprint_is_of_content_and_changes_with_any_weight_or_setting(fo
     assert EncoderFolder.read(copy).fingerprint() != before
 
 
+def test_the_width_of_a_vector_is_the_engines(folder):
+    assert EncoderFolder.read(folder).embedding_dim == 32 == vectors(folder).shape[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "distilbert", "dim": 24},
+        {"model_type": "qwen3_vl", "hidden_size": 7, "text_config": {"hidden_size": 24}},
+    ],
+)
+def test_the_width_is_found_whatever_a_config_calls_it(folder, config):
+    (folder / "config.json").write_text(json.dumps(config))
+    assert EncoderFolder.read(folder).embedding_dim == 24
+
+
+def test_a_config_without_a_width_is_one_line(folder):
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(InputError, match=r"config\.json does not say how many values a vector has"):
+        _ = EncoderFolder.read(folder).embedding_dim
+
+
 def test_what_is_stored_is_read_from_the_headers(folder):
     weights = load_file(folder / "model.safetensors")
     expected = sum(weight.numel() for weight in weights.values())
