@@ -194,7 +194,7 @@ def _check_refused(counts: dict[str, int], uri: str, max_share: float) -> None:
 
 
 def _remove_records(uri: str) -> None:
-    with contextlib.suppress(InputError):  # who may publish need not be allowed to delete
+    with contextlib.suppress(InputError):  # the snapshot stands, and no reader looks at them
         storage.remove(storage.join(uri, RECORDS_FOLDER))
 
 

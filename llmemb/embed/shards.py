@@ -244,7 +244,8 @@ def _write_new(uri: str, shard: pa.Table) -> dict[str, Any]:
     """Writes a shard that is not there yet; one that is, of the same items, stays as it is.
 
     It was written by a run that was cut off before the record, or by another run of the same job at the same time:
-    whoever comes first has written it, and nothing that a manifest may name is written twice.
+    whoever comes first has written it, for two encoders may differ in low bits. A copied shard and ``refused.parquet``
+    may be written twice: their content is the same whoever writes it.
     """
     content = vectors.to_bytes(shard)
     if not storage.swap(uri, content, None):

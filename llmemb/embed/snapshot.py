@@ -7,9 +7,9 @@ The manifest's keys:
   (:mod:`llmemb.buckets`); ``refused_file``: the same for ``refused.parquet``, null where nothing was refused;
 - ``counts``: ``total`` = ``new + changed + kept`` vectors, against the parent; ``deleted``, vectors of the parent that
   are no more; ``refused``. With another encoder than the parent's all are new;
-- what the vectors are: ``dimension, dtype, normalize, encoder`` (fingerprint), ``encoder_uri, prompt_template,
-  max_seq_len, precision``; ``prompt_tokenizer`` (fingerprint) where the template has one; ``catalogue`` and ``dataset``
-  (fingerprints);
+- what the vectors are: ``dimension`` (after any cut), ``dtype, normalize, encoder`` (fingerprint), ``encoder_uri,
+  prompt_template, max_seq_len, precision``; ``prompt_tokenizer`` (fingerprint) where the template has one;
+  ``catalogue`` and ``dataset`` (fingerprints);
 - ``encoded``: ``items, tokens`` of this run; ``parity``: ``sample_items, min_cosine`` of those, null where there are
   none; ``llmemb``: the version.
 
