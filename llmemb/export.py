@@ -59,7 +59,7 @@ def export_lance(snapshot: Snapshot, output: str) -> None:
     try:
         import lance
     except ImportError as error:
-        raise ImportError("a Lance data set needs pylance: pip install 'llmemb[lance]'") from error
+        raise ImportError("a Lance data set needs pylance: pip install -e '.[lance]' in the checkout") from error
     files = snapshot.manifest["files"]
     schema = snapshot.part(files[0]).schema
     parts = (batch for entry in files for batch in snapshot.part(entry).to_batches())

@@ -183,5 +183,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("an index needs faiss: pip install 'llmemb[faiss]'") from error
+        raise ImportError("an index needs faiss: pip install -e '.[faiss]' in the checkout") from error
     return faiss

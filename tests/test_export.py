@@ -68,6 +68,6 @@ def test_what_lies_there_is_not_overwritten(snapshot, tmp_path):
 )
 def test_without_the_extra_the_install_line_is_named(snapshot, tmp_path, monkeypatch, module, export):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'llmemb\[{module}\]'"):
+    with pytest.raises(ImportError, match=rf"pip install -e '\.\[{module}\]' in the checkout"):
         export(snapshot, str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*"))

