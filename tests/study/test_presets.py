@@ -9,6 +9,7 @@ from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+PAGE = CONFIGS.parents[1] / "docs" / "study.md"
 STUDIES = sorted(path.parent.name for path in CONFIGS.glob("*/study.yaml"))
 
 
@@ -26,3 +27,11 @@ def test_every_trial_of_a_shipped_study_has_a_config(name):
     table = len(config.backbones) * len(config.methods) * len(config.seeds)
     assert len(outputs) >= table
     assert (len(outputs) > table) == bool(config.ablations or config.sensitivity)
+
+
+@pytest.mark.parametrize(("name", "number", "told"), [("demo", 23, "23"), ("beauty", 126, "126"), ("games", 6, "six")])
+def test_the_page_says_how_many_recommenders_a_study_makes(name, number, told):
+    grid = Grid(StudyConfig.load(str(CONFIGS / name / "study.yaml")), "fingerprint")
+    [row] = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(grid.purposes()) == number
+    assert f" {told} recommenders" in row
