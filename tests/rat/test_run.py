@@ -669,7 +669,8 @@ def test_the_command_shows_recommendations_with_titles(trained, dataset):
 
 def test_the_documented_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_path, monkeypatch):
     documented = (Path(__file__).parents[2] / "docs" / "recommender.md").read_text()
-    [example] = [block for block in re.findall(r"```python\n(.*?)```", documented, re.DOTALL) if "class MeanSoFar" in block]
+    blocks = re.findall(r"```python\n(.*?)```", documented, re.DOTALL)
+    [example] = [block for block in blocks if "class MeanSoFar" in block]
     (tmp_path / "my_models.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
