@@ -77,6 +77,9 @@ class ContentConfig(Config):
     """At first; falls linearly to zero."""
     popularity_offset: float = Field(default=0.8, ge=0, le=1)
     """As in the training; more of it here, since content is there for the tail."""
+    max_users: int = Field(default=100_000, ge=1)
+    """Users, at most, from whose sequences it is learnt, drawn by the seed: the maps know no item, and a position costs
+    more here than in the training."""
     batch_positions: int = Field(default=1024, ge=1)
     """Positions to predict in a global batch, over all workers."""
 

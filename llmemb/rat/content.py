@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb import storage
@@ -142,7 +143,9 @@ class ContentTraining:
         self._content, self._encoder = model.content, model.encoder
         self._settings, self._seed, self._worker = settings, seed, worker
         self._objective = NextItem(
-            sequences, max_seq_len=model.encoder.max_seq_len, batch_positions=settings.batch_positions
+            sequences.take(drawn_users(len(sequences), settings.max_users, seed=seed)),
+            max_seq_len=model.encoder.max_seq_len,
+            batch_positions=settings.batch_positions,
         )
         self.maps = ContentMaps(model.content.shape[1]).to(worker.device)
         self._optimizer = torch.optim.AdamW(self.maps.parameters(), weight_decay=0.0, fused=True)
@@ -212,6 +215,13 @@ def learn_content(
         if on_epoch is not None:
             on_epoch(len(losses), losses[-1])
     return LearntContent(training.maps, losses)
+
+
+def drawn_users(num: int, at_most: int, *, seed: int) -> NDArray[np.int64]:
+    """Which of ``num`` users take part, rising."""
+    if num <= at_most:
+        return np.arange(num)
+    return np.sort(np.random.default_rng([seed, 6]).choice(num, at_most, replace=False))
 
 
 def following_loss(

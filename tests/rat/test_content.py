@@ -155,6 +155,20 @@ def test_two_workers_take_the_step_of_one(sampled: bool, monkeypatch: pytest.Mon
         torch.testing.assert_close(parts[0][name] + parts[1][name], whole, rtol=1e-4, atol=1e-4)
 
 
+def test_of_many_users_some_are_drawn_and_popularity_is_that_of_all() -> None:
+    walks = Sequences.from_lists([[user % 5 + 1, user % 5 + 2] for user in range(40)])
+    model, passes = model_of(unit_rows(6, WIDTH).float()), []
+    for seed in (0, 0, 1):
+        settings = ContentConfig(epochs=1, max_users=9)
+        training = ContentTraining(model, walks, settings, sampled=False, seed=seed, worker=Worker())
+        [batch] = training._objective.batches(seed=0, epoch=0)
+        assert batch.num_targets == 9
+        passes.append(batch.targets.tolist())
+        whole = ContentTraining(model, walks, ContentConfig(), sampled=False, seed=seed, worker=Worker())
+        torch.testing.assert_close(training._softmax.offsets, whole._softmax.offsets)
+    assert passes[0] == passes[1] != passes[2]
+
+
 def test_a_loss_that_is_not_finite_ends_it() -> None:
     content = unit_rows(5, WIDTH).float()
     content[2] = float("nan")
