@@ -74,8 +74,12 @@ def write_catalogue(folder: Path, titles: Mapping[str, str | None], *, num_files
     return str(folder)
 
 
-def write_tiny_decoder(path: Path, kind: str = "llama", *, with_head: bool = True) -> Path:
-    """A random two-layer decoder of 32 dimensions with the same tokenizer; without its head it cannot generate."""
+def write_tiny_decoder(path: Path, kind: str = "llama", *, with_head: bool = True, **settings: Any) -> Path:
+    """A random two-layer decoder of 32 dimensions with the same tokenizer; without its head it cannot generate.
+
+    Args:
+        settings: More of its config.
+    """
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -94,6 +98,7 @@ def write_tiny_decoder(path: Path, kind: str = "llama", *, with_head: bool = Tru
         max_position_embeddings=64,
         tie_word_embeddings=False,
         pad_token_id=0,
+        **settings,
     )
     (AutoModelForCausalLM if with_head else AutoModel).from_config(config).save_pretrained(path)
     return path

@@ -39,11 +39,11 @@ class LanguageModel(nn.Module):
         self.model: Any = load_model(folder, precision="fp32")
         self.causal = is_causal(self.model)
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
-        self.head: nn.Module | None = None
+        self.generator: Any = None
         if generates and self.causal:
             del self.model  # one of them in memory at a time
-            whole = _load_generator(path)
-            self.model, self.head = whole.get_decoder(), whole.get_output_embeddings()
+            self.generator = _load_generator(path)
+            self.model = self.generator.get_decoder()
         self.requires_grad_(False).eval()
         # An encoder-only model's folder has no head: one of the form that BERT has for masked tokens.
         self.token_head = TokenHead(self.token_embeddings) if generates and not self.causal else None
@@ -54,8 +54,9 @@ class LanguageModel(nn.Module):
 
     @property
     def token_scale(self) -> float:
-        """The deviation of its token embeddings' values: what it is used to read."""
-        return float(self.token_embeddings.weight.std())
+        """The deviation of its token embeddings' values: what it is used to read. Gemma's layer scales its weights."""
+        every = torch.arange(self.token_embeddings.num_embeddings, device=self.token_embeddings.weight.device)
+        return float(self.token_embeddings(every).std())
 
     def read(
         self, vectors: Float[Tensor, "batch seq hidden"], mask: Int[Tensor, "batch seq"]
@@ -75,10 +76,11 @@ class LanguageModel(nn.Module):
         """
         real = mask.bool()
         if self.causal:
-            assert self.head is not None
+            assert self.generator is not None
             read = torch.cat([vectors[:, None], self.token_embeddings(tokens[:, :-1])], dim=1)
-            states = self.model(inputs_embeds=read, attention_mask=mask).last_hidden_state  # the vector at token 0
-            log_probabilities = log_softmax(self.head(states).float(), dim=-1)
+            # The whole model's, since some (Gemma 2, Cohere, Granite) scale or cap what their head says.
+            logits = self.generator(inputs_embeds=read, attention_mask=mask).logits  # the vector at token 0
+            log_probabilities = log_softmax(logits.float(), dim=-1)
             return -log_probabilities.gather(2, tokens[:, :, None])[:, :, 0][real].mean()
         assert self.token_head is not None
         state = self.read(vectors[:, None], torch.ones_like(mask[:, :1]))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
@@ -16,7 +17,7 @@ from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.methods.said import learn_said_vectors
 from llmemb.rat.methods.tslrec import category_frequencies, latent_categories, learn_tslrec_vectors
-from tests.generated import write_tiny_decoder
+from tests.generated import WORDS, write_tiny_decoder
 
 CPU = torch.device("cpu")
 
@@ -70,9 +71,38 @@ def test_a_causal_loss_is_that_of_generating_the_text(llama):
         real = int(mask[row].sum())
         for place in range(real):
             read = torch.cat([vectors[row : row + 1], model.token_embeddings(tokens[row, :place])])[None]
-            logits = model.head(model.model(inputs_embeds=read).last_hidden_state[0, -1])
+            logits = model.generator.lm_head(model.model(inputs_embeds=read).last_hidden_state[0, -1])
             expected.append(-torch.log_softmax(logits, dim=0)[tokens[row, place]])
     torch.testing.assert_close(model.text_loss(vectors, tokens, mask), torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {}),
+        ("gemma2", {"final_logit_softcapping": 1.0}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("granite", {"logits_scaling": 4.0}),
+    ],
+)
+def test_a_causal_loss_is_the_models_own(kind, settings, tmp_path):
+    path = write_tiny_decoder(tmp_path, kind, **settings)
+    model, own = LanguageModel(path, generates=True), AutoModelForCausalLM.from_pretrained(path)
+    vectors, tokens = torch.randn(2, 32), torch.tensor([[5, 6, 7], [8, 9, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    read = torch.cat([vectors[:, None], own.get_input_embeddings()(tokens)], dim=1)
+    labels = torch.cat([torch.full((2, 1), -100), tokens.where(mask.bool(), -100)], dim=1)  # it shifts them itself
+    expected = own(inputs_embeds=read, attention_mask=torch.cat([mask[:, :1], mask], dim=1), labels=labels).loss
+    torch.testing.assert_close(model.text_loss(vectors, tokens, mask), expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "gemma2", "gemma3_text"])
+def test_item_vectors_start_as_large_as_what_the_model_reads(kind, tmp_path):
+    model = LanguageModel(write_tiny_decoder(tmp_path, kind), generates=False)
+    torch.manual_seed(0)
+    items = ItemVectors(400, 64, into=model)(torch.arange(400))
+    tokens = model.token_embeddings(torch.arange(1, 4 + len(WORDS)))
+    assert (items.std() / tokens.std()).item() == pytest.approx(1, rel=0.1)
 
 
 def test_an_encoder_only_model_tells_tokens_in_any_order(tiny_encoder):
