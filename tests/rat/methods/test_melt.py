@@ -1,3 +1,7 @@
+import copy
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +57,95 @@ def test_attention_moves_from_the_most_popular_to_the_least():
     assert attention(places, 5, 0.5).argmax() == 2
     assert attention(places, 5, 1.0).argmax() == 4
     assert attention(places, 5, 0.0)[-1] == pytest.approx(0.0)
+
+
+HISTORIES = [[3, 1, 2, 4], [1, 3, 5, 2, 6, 3], [2, 1, 3, 7, 3]]
+HISTORIES += [[8 + user % 8, (3, 1, 2)[user % 3]] for user in range(12)]
+BY_LENGTH, BY_POPULARITY = [1, 2, 0], [3, 1, 2]  # a fifth of 15 users, a fifth of 15 items
+
+
+class Chosen:
+    """In place of a generator: gives what it was told to, and keeps from which ranges it was asked to draw."""
+
+    def __init__(self, *draws: list[int]) -> None:
+        self.draws, self.ranges = list(draws), []
+
+    def integers(self, low, high=None, size=None):
+        self.ranges.append((0, low) if high is None else (low, int(np.max(high))))
+        return np.array(self.draws.pop(0))
+
+
+def linear(layer: torch.nn.Linear, state: torch.Tensor) -> torch.Tensor:
+    return layer.weight @ state + layer.bias
+
+
+def losses_by_hand(model, *, suffixes, items, progress):
+    """The user branch's loss and the item branch's, one history after another.
+
+    Args:
+        suffixes: Of head users, by length: the rank of one, and how many items of theirs are read.
+        items: Ranks of head items, by popularity.
+    """
+    embeddings, tail_users = model.item_embeddings(), model.encoder.tail_users
+
+    def state(history):
+        return model.encoder.states(model.encoder.questions(Sequences.from_lists([history]), 0, 1), embeddings)[0, -1]
+
+    def weighted(told, wanted, rank):
+        error = sum((told[place] - wanted[place].detach()) ** 2 for place in range(4)) / 4
+        return error * math.cos(math.pi / 2 * (rank / 2 - progress))  # three head users, and three head items
+
+    users = 0.0
+    for rank, length in suffixes:
+        history = HISTORIES[BY_LENGTH[rank]]
+        users += weighted(linear(tail_users.branch, state(history[-length:])), state(history), rank) / len(suffixes)
+    popular = 0.0
+    for rank in items:
+        item = BY_POPULARITY[rank]
+        occurrences = [
+            (history, place) for history in HISTORIES for place, other in enumerate(history) if other == item
+        ]
+        states = [state(history[: place + 1]) for history, place in occurrences]
+        mean = sum(each + linear(tail_users.branch, each) for each in states) / len(states)
+        wanted = embeddings[item - 1] * 2  # the backbone reads unit vectors times the root of four dimensions
+        popular += weighted(linear(model.auxiliary.item_branch, mean), wanted, rank) / len(items)
+    return users, popular
+
+
+@pytest.mark.parametrize("progress", [0.25, 0.8])
+def test_the_losses_are_those_written_out(backbone, progress):
+    sequences = Sequences.from_lists([[*history, 1, 1] for history in HISTORIES])  # training leaves the last two out
+    model = make_model(make_inputs("melt", sequences, num_items=15, backbone=backbone, melt={"max_contexts": 99}))
+    mutual = model.auxiliary
+    assert isinstance(mutual, Mutual)
+    torch.manual_seed(0)
+    for parameter in model.parameters():  # untrained, states hardly feel older items, and branches tell nothing
+        torch.nn.init.normal_(parameter)
+    exact = copy.deepcopy(model).double()
+    suffixes, places = [(0, 2), (1, 1), (2, 2), (1, 2)], [2, 0, 1, 1]
+    users, items = losses_by_hand(exact, suffixes=suffixes, items=places, progress=progress)
+    both, embeddings = 0.1 * users + 0.4 * items, model.item_embeddings()
+
+    def drawn(*draws):
+        random: Any = Chosen(*draws)
+        return random, Step(embeddings, torch.arange(15), progress, random)
+
+    ranks, lengths = map(list, zip(*suffixes, strict=True))
+    random, asked = drawn(ranks, lengths)
+    assert mutual._user_loss(model, embeddings, asked).item() == pytest.approx(users.item(), rel=1e-4)
+    assert random.ranges == [(0, 3), (1, 3)]  # suffixes are as short as tail users' histories, of two items at most
+    random, asked = drawn(places)
+    assert mutual._item_loss(model, embeddings, asked).item() == pytest.approx(items.item(), rel=1e-4)
+    assert random.ranges == [(0, 3)]
+    loss = mutual.loss(model, drawn(ranks, lengths, places)[1])
+    assert loss.item() == pytest.approx(both.item(), rel=1e-4)
+    loss.backward()
+    both.backward()  # through what is told, not through what is wanted
+    learnt = [(one.grad, other.grad) for one, other in zip(model.parameters(), exact.parameters(), strict=True)]
+    assert sum(other is not None for _, other in learnt) > 5
+    for one, other in learnt:
+        if other is not None:
+            torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-3)
 
 
 def test_both_branches_learn_from_the_loss(backbone):
