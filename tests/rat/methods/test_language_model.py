@@ -12,7 +12,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
-from llmemb.rat.methods import language_model
+from llmemb.rat.methods import language_model, tslrec
 from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.methods.said import learn_said_vectors
@@ -58,7 +58,7 @@ def test_a_causal_model_is_held_once(llama, monkeypatch):
 
     monkeypatch.setattr(language_model, "load_model", watched)
     monkeypatch.setattr(language_model, "_load_generator", alone)
-    assert LanguageModel(llama, generates=True).head is not None
+    assert LanguageModel(llama, generates=True).generator is not None
     assert held
 
 
@@ -168,3 +168,45 @@ def test_tslrec_learns_to_tell_the_categories_of_a_history(kind, llama, tiny_enc
     assert vectors.shape == (40, 32)
     assert told[-1] < told[0] - 0.05
     assert torch.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-only"])
+def test_tslrec_tells_frequencies_from_what_the_model_makes_of_the_newest_items(
+    kind, llama, tiny_encoder, tiny_dataset
+):
+    told, path = [], llama if kind == "causal" else tiny_encoder
+    settings = {"epochs": 1, "num_categories": 3, "batch_size": 99, "max_items": 4}  # one step: nothing is learnt yet
+    inputs = make_inputs("tslrec", tiny_dataset, path, tslrec=settings)
+    learn_tslrec_vectors(inputs, CPU, lambda done, total, figures: told.append(figures["loss"]))
+    categories = latent_categories(inputs.collaborative.item_embeddings.numpy(), number=3, seed=inputs.config.seed)
+    torch.manual_seed(inputs.config.seed)
+    model = LanguageModel(path, generates=False)
+    vectors, head = ItemVectors(40, 8, into=model), torch.nn.Linear(32, 3)
+    expected = []
+    for user in range(30):
+        newest = [int(item) for item in inputs.dataset.train[user]][-4:]
+        read = torch.stack([vectors.projector(vectors.vectors.weight[item - 1]) for item in newest])
+        state = model.model(inputs_embeds=read[None]).last_hidden_state[0].mean(0)  # both folders' pooling
+        log_probabilities = torch.log_softmax(head(state), dim=0)
+        expected.append(-sum(log_probabilities[categories[item - 1]] for item in newest).item() / len(newest))
+    assert inputs.dataset.train.lengths.tolist() == [6] * 30
+    assert told == [pytest.approx(np.mean(expected), rel=1e-5)]
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-only"])
+def test_tslrec_hands_on_what_the_model_makes_of_each_item_alone(kind, llama, tiny_encoder, tiny_dataset, monkeypatch):
+    made = []
+
+    class Kept(ItemVectors):
+        def __init__(self, *args, into: LanguageModel) -> None:
+            super().__init__(*args, into=into)
+            made.append((self, into.model))
+
+    monkeypatch.setattr(tslrec, "ItemVectors", Kept)
+    monkeypatch.setattr(tslrec, "ITEMS_PER_CHUNK", 16)
+    inputs = make_inputs("tslrec", tiny_dataset, llama if kind == "causal" else tiny_encoder, tslrec={"epochs": 1})
+    states = learn_tslrec_vectors(inputs, CPU, lambda *told: None)
+    [(vectors, model)] = made
+    with torch.no_grad():
+        alone = [model(inputs_embeds=vectors(torch.tensor([[row]]))).last_hidden_state[0, 0] for row in range(40)]
+    torch.testing.assert_close(states, torch.stack(alone))

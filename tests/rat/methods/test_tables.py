@@ -51,6 +51,15 @@ def test_llm2x_starts_at_the_principal_components_and_trains_them():
     assert model.content is None  # the text is where it starts, and no more
 
 
+def test_tslrec_starts_at_the_principal_components_of_its_standardised_vectors():
+    inputs = make_inputs("tslrec", tslrec={"start_length": 2.0})
+    vectors = inputs.item_vectors.double().numpy() * [1, 5, 25, 125]  # of unlike deviations
+    table = make_model(replace(inputs, item_vectors=torch.from_numpy(vectors).float())).table().detach()
+    expected = PCA(4).fit_transform((vectors - vectors.mean(0)) / vectors.std(0))
+    expected *= 2.0 / np.sqrt(np.square(expected).sum(1).mean())
+    np.testing.assert_allclose(np.abs(table), np.abs(expected), rtol=0, atol=1e-4)  # a component's sign is arbitrary
+
+
 def test_llmemb_without_adapter_is_a_frozen_pca():
     inputs = make_inputs("llmemb", adapter={"kind": "pca", "add_ids": False})
     model = make_model(inputs)
