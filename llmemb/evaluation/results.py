@@ -70,7 +70,12 @@ def list_figures(
 
 
 def comparisons(
-    entrants: Mapping[str, Sequence[Ranking]], slices: Sequence[Slice], *, uncertainty: Uncertainty, seed: int
+    entrants: Mapping[str, Sequence[Ranking]],
+    slices: Sequence[Slice],
+    *,
+    uncertainty: Uncertainty,
+    seed: int,
+    seeds: Mapping[str, Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Every two entrants on every headline metric and slice, users paired.
 
@@ -80,6 +85,8 @@ def comparisons(
 
     Args:
         entrants: By label, the rankings of the runs.
+        seeds: By label, the seeds of the runs, for those that were to have several, some of which may have failed. Two
+            are compared on the seeds that both have; with fewer than two of these, ``interval`` and ``apart`` are None.
     """
     _say_if_too_few(entrants, uncertainty.randomisations)
     result = []
@@ -93,7 +100,7 @@ def comparisons(
         }
         tests = [
             {"protocol": protocol, "slice": part.name, "metric": metric, "a": a, "b": b}
-            | _test(values[a], values[b], uncertainty, seed)
+            | _test(*_on_common_seeds({label: values[label] for label in (a, b)}, seeds or {}), uncertainty, seed)
             for a, b in itertools.combinations(values, 2)
         ]
         adjusted = holm([test["p"] for test in tests])
@@ -113,16 +120,35 @@ def _say_if_too_few(entrants: Mapping[str, Sequence[Ranking]], randomisations: i
         )
 
 
-def _test(a: NDArray[np.float64], b: NDArray[np.float64], uncertainty: Uncertainty, seed: int) -> dict[str, Any]:
+def _on_common_seeds(
+    pair: Mapping[str, NDArray[np.float64]], seeds: Mapping[str, Sequence[int]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Both models' values, of the seeds that they have in common if there are any, and whether these show a spread."""
+    of_pair = {label: seeds[label] for label in pair if label in seeds}
+    a, b = pair.values()
+    if not of_pair:
+        return a, b, True
+    common = sorted(set.intersection(*map(set, of_pair.values())))
+    if common:
+        columns = {label: [of_one.index(each) for each in common] for label, of_one in of_pair.items()}
+        a, b = (values[:, columns[label]] if label in columns else values for label, values in pair.items())
+    return a, b, len(common) > 1
+
+
+def _test(
+    a: NDArray[np.float64], b: NDArray[np.float64], seeds_vary: bool, uncertainty: Uncertainty, seed: int
+) -> dict[str, Any]:
     differences = a.mean(axis=1) - b.mean(axis=1)
     return {
         "difference": float(differences.mean()),
-        "interval": difference_interval(a, b, resamples=uncertainty.resamples, seed=seed),
+        "interval": difference_interval(a, b, resamples=uncertainty.resamples, seed=seed) if seeds_vary else None,
         "p": randomisation_test(differences, randomisations=uncertainty.randomisations, seed=seed),
     }
 
 
-def _apart(test: Mapping[str, Any], p_holm: float) -> bool:
+def _apart(test: Mapping[str, Any], p_holm: float) -> bool | None:
+    if test["interval"] is None:
+        return None
     low, high = test["interval"]
     return p_holm < SIGNIFICANCE and not low <= 0 <= high
 

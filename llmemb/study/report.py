@@ -94,9 +94,10 @@ def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
     outcomes |= {uri: Outcome(reason) for uri, reason in reasons.items()}
 
     def row(name: str, trials: Sequence[Trial]) -> Row:
-        uris = [grid.rat_config(trial).output for trial in trials]
-        finished = tuple(uri for uri in uris if outcomes[uri].reason is None)
-        return Row(name, finished, num_failed=len(uris) - len(finished))
+        uris = {trial.seed: grid.rat_config(trial).output for trial in trials}
+        finished = {seed: uri for seed, uri in uris.items() if outcomes[uri].reason is None}
+        num_failed = len(uris) - len(finished)
+        return Row(name, tuple(finished.values()), num_failed=num_failed, seeds=tuple(finished))
 
     of_backbones = {
         called: [row(_label(method), grid.table(method, backbone)) for method in config.methods]

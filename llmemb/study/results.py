@@ -36,6 +36,7 @@ class Row:
 
     Attributes:
         uris: Finished recommenders, one for each seed that did not fail.
+        seeds: Theirs, in the same order.
         load: Makes the scorer of a baseline, which has no URI.
         num_failed: Seeds that did.
     """
@@ -44,6 +45,7 @@ class Row:
     uris: tuple[str, ...] = ()
     load: Callable[[], Scorer] | None = None
     num_failed: int = 0
+    seeds: tuple[int, ...] = ()
 
 
 class Measure:
@@ -95,11 +97,12 @@ class Measure:
             if row.label in rankings
         ]
         shown = [part for part in self.slices if part.name in SHOWN_SLICES]
+        seeds = {row.label: row.seeds for row in rows if len(row.uris) + row.num_failed > 1}
         return {
             "models": models,
             "slices": [part.info for part in self.slices],
             "failed": [row.label for row in rows if row.label not in rankings],
-            "comparisons": comparisons(rankings, shown, uncertainty=uncertainty, seed=seed),
+            "comparisons": comparisons(rankings, shown, uncertainty=uncertainty, seed=seed, seeds=seeds),
         }
 
     def rank_all(self, uris: Sequence[str]) -> dict[str, str]:

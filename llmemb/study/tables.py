@@ -23,7 +23,7 @@ PROTOCOL = (
 MARKS = (
     "Bold: the best of its column and block; ≈: it cannot be told from the best, by a paired randomisation test over "
     "users (p ≥ 0.05 after Holm's correction) or by the 95 % interval of the difference, over users and seeds; ±: "
-    "between seeds."
+    "between seeds. Rows are compared on the seeds that both have; nothing is marked where of several one is left."
 )
 
 
@@ -176,6 +176,8 @@ def _difference(group: Mapping[str, Any], whole: str, without: str, part: str) -
     test = difference(group, whole, without, part=part, metric="ndcg@10")
     if test is None:
         return ""
+    if test["interval"] is None:
+        return f"{test['difference']:+.4f}"
     low, high = test["interval"]
     mark = "*" if test["apart"] else ""
     return f"{test['difference']:+.4f}{mark} ({low:+.4f} to {high:+.4f})"

@@ -142,6 +142,28 @@ def test_what_one_seed_says_and_another_denies_tells_nobody_apart() -> None:
     assert of_ndcg["sure", "unsure"]["p_holm"] < 0.05  # every user is worth less, in these very runs
 
 
+def test_recommenders_are_compared_on_the_seeds_that_neither_lacks() -> None:
+    overall = Slice("overall", "headline", "all", np.ones(1000, bool))
+    queries = np.arange(1000)
+
+    def run(hits: int) -> Ranking:
+        return Ranking({"full": np.where(queries < hits, 1, 20).astype(np.int32)}, {})
+
+    good, other = ({seed: run(hits + 100 * seed) for seed in range(4)} for hits in (303, 300))  # always .003 more
+    seeds = {"good": [3, 1, 0], "other": [0, 1, 2, 3], "left": [2]}
+    rows = {"baseline": [run(900)], "good": [good[seed] for seed in seeds["good"]]}
+    rows |= {label: [other[seed] for seed in seeds[label]] for label in ("other", "left")}
+    tests = comparisons(rows, [overall], uncertainty=Uncertainty(randomisations=200), seed=0, seeds=seeds)
+    found = {(test["a"], test["b"]): test for test in tests if test["metric"] == "hit_rate@10"}
+    paired = found["good", "other"]
+    assert paired["difference"] == pytest.approx(0.003)
+    assert 0 <= paired["interval"][0] < 0.003 < paired["interval"][1] < 0.01  # over users alone: seeds agree
+    for pair in [("good", "left"), ("other", "left"), ("baseline", "left")]:
+        assert (found[pair]["interval"], found[pair]["apart"]) == (None, None)
+    assert found["baseline", "left"]["difference"] == pytest.approx(0.9 - 0.5)
+    assert found["baseline", "good"]["apart"]  # it has no seeds, which is not one of several
+
+
 @pytest.mark.parametrize(("randomisations", "enough"), [(100, True), (119, False)])
 def test_too_few_randomisations_for_the_pairs_are_said(
     randomisations: int, enough: bool, capsys: pytest.CaptureFixture[str]

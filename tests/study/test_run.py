@@ -138,6 +138,8 @@ def test_a_recommender_that_cannot_be_ranked_is_a_failed_row(study, tmp_path, mo
     assert "cannot be ranked; remove it to have it trained again" in failed["reason"]
     llmemb = results["methods"]["SASRec"]["models"][-1]
     assert (llmemb["label"], len(llmemb["runs"]), llmemb["num_failed"]) == ("LLMEmb", 1, 1)
+    said = {(test["a"], test["b"]): test["apart"] for test in results["methods"]["SASRec"]["comparisons"]}
+    assert {pair for pair, apart in said.items() if apart is None} == {pair for pair in said if "LLMEmb" in pair}
 
 
 def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_path, monkeypatch):

@@ -65,6 +65,15 @@ def test_an_ablation_shows_what_is_lost_with_its_interval():
     assert without.endswith("| +0.0200* (+0.0100 to +0.0300) | +0.0200* (+0.0100 to +0.0300) |")
 
 
+def test_where_too_few_seeds_are_left_to_say_nothing_is_marked():
+    unsaid = group(model("LLMEmb", 0.12, 0.05), model("A", 0.10, 0.06), p=0.5)
+    for test in unsaid["comparisons"]:
+        test |= {"interval": None, "apart": None}
+    whole, without = tables.to_markdown([tables.ablations(unsaid)]).splitlines()[4:6]
+    assert whole == "| LLMEmb | **.1200 ± .0020** | **.1200 ± .0020** | .0500 ± .0020 | .0500 ± .0020 |  |  |"
+    assert without.endswith("| .1000 ± .0020 | .1000 ± .0020 |" + " **.0600 ± .0020** |" * 2 + " +0.0200 | +0.0200 |")
+
+
 def test_sensitivity_has_a_block_for_each_setting_and_says_how_it_was_measured():
     shown = tables.to_markdown([tables.sensitivity({"rat.alignment.weight": GROUP, "scft.lora.rank": GROUP})])
     blocks = [line for line in shown.splitlines() if line.startswith("| **")]
