@@ -343,11 +343,17 @@ class RatConfig(JobConfig):
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)
-        return self.model_dump(mode="json", exclude=unread)
+        return self.only_read().model_dump(mode="json", exclude=unread)
 
     def only_read(self) -> Self:
-        """With whatever the method does not read at its default: nobody opens it or counts it as an input."""
-        return type(self).model_validate(self.model_dump(exclude=self._unread()))
+        """With whatever the method does not read at its default: nobody opens it or counts it as an input.
+
+        The same holds for how to align where the weight is 0.
+        """
+        unread = self._unread()
+        if not self.alignment.weight:
+            unread.setdefault("alignment", set(AlignmentConfig.model_fields) - {"weight"})
+        return type(self).model_validate(self.model_dump(exclude=unread))
 
     def id_only(self, output: str) -> Self:
         """The same recommender from IDs alone."""

@@ -157,3 +157,11 @@ def test_llmemb_without_alignment_starts_from_no_other_recommender():
     assert config.only_read().collaborative is None
     assert "collaborative" not in config.identity()
     assert make_inputs("llmemb").config.needs_collaborative
+
+
+def test_how_to_align_counts_where_anything_is_aligned():
+    how = [{}, {"temperature": 0.5, "loss": "paper", "popularity_power": 1.0}]
+    for weight, different in ((0.0, 1), (0.1, 2)):
+        configs = [make_inputs("llmemb", alignment={"weight": weight} | each).config for each in how]
+        for made in (configs, [config.only_read() for config in configs]):
+            assert len({str(config.identity()) for config in made}) == different
