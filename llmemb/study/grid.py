@@ -60,6 +60,14 @@ class Grid:
         """Makes settings those of a method on a backbone, in the tables and wherever it is started from."""
         self._chosen[method, backbone] = settings
 
+    def before_choosing(self) -> Iterator["Grid"]:
+        """The study as it will be, for each choice that the search may make for the method of the details."""
+        backbone = self.config.for_details
+        for settings in [trial.settings for trial in self.candidates("llmemb", backbone)] or [{}]:
+            grid = Grid(self.config, self._dataset)
+            grid.choose("llmemb", backbone, settings)
+            yield grid
+
     def trial(self, method: str, backbone: str, seed: int, changed: Mapping[str, Any] | None = None) -> Trial:
         """The method with its chosen settings, and what an experiment changes in them.
 

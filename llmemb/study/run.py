@@ -7,6 +7,7 @@ from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import is_recommender
 from llmemb.study.config import StudyConfig
 from llmemb.study.encoders import make_embeddings
@@ -31,6 +32,7 @@ def run_study(config: StudyConfig) -> None:
     for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with settings and data
         grid.rat_config(trial)
     check_effort(grid)
+    check_details(grid)
     measure = Measure(config, dataset)
     storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
     write_report(grid, train_all(grid), dataset, measure)
@@ -46,6 +48,36 @@ def check_effort(grid: Grid) -> None:
                 f"search.{method}: {len(tried)} combinations are {len(different)} different trials: expected settings "
                 "that the method reads, and each value once"
             )
+
+
+def check_details(grid: Grid) -> None:
+    """Raises InputError where an ablation changes nothing, or two values of a curve are the same trial."""
+    for chosen in grid.before_choosing():
+        _check_ablations(chosen)
+        _check_sensitivity(chosen)
+
+
+def _check_ablations(grid: Grid) -> None:
+    made = {name: grid.rat_config(trials[0]).output for name, trials in grid.ablations().items()}
+    for name, changes in grid.config.ablations.items() if made else ():
+        if made[name] == made[METHODS["llmemb"].label]:
+            written = ", ".join(f"{path}={value}" for path, value in changes.items())
+            raise InputError(
+                f"ablations.{name}: with {written or 'no setting'} the trial is the whole method's own: expected "
+                "settings that it reads, with other values than it has"
+            )
+
+
+def _check_sensitivity(grid: Grid) -> None:
+    for path, by_value in grid.sensitivity().items():
+        found: dict[str, float] = {}
+        for value, trials in by_value.items():
+            same = found.setdefault(grid.rat_config(trials[0]).output, value)
+            if same != value:
+                raise InputError(
+                    f"sensitivity.{path}: {same:g} and {value:g} are the same trial: expected a setting that the "
+                    "method reads"
+                )
 
 
 def train_all(grid: Grid) -> Outcomes:

@@ -7,6 +7,7 @@ import pytest
 from llmemb.data.config import PrepareConfig
 from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid
+from llmemb.study.run import check_details
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 PAGE = CONFIGS.parents[1] / "docs" / "study.md"
@@ -23,6 +24,7 @@ def test_every_trial_of_a_shipped_study_has_a_config(name):
     prepare = PrepareConfig.load(str(CONFIGS / name / "prepare.yaml"))
     assert config.dataset == prepare.output
     grid = Grid(config, "fingerprint")
+    check_details(grid)
     outputs = {grid.rat_config(trial).output for trial in grid.all_trials()}
     table = len(config.backbones) * len(config.methods) * len(config.seeds)
     assert len(outputs) >= table

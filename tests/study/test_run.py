@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
 from llmemb.study.grid import Grid
 from llmemb.study.report import search_table
-from llmemb.study.run import run_study, train_all
+from llmemb.study.run import check_details, run_study, train_all
 from llmemb.study.trials import Outcome
 from tests.snapshots import write_snapshot
 
@@ -171,6 +172,30 @@ def test_a_search_that_tries_less_than_it_says_is_refused(study, tmp_path, tried
     changed = {"output": str(tmp_path), "methods": ("none",), "search": {"none": tried}}
     with pytest.raises(InputError, match=r"search\.none: 2 combinations are 1 different trials"):
         run_study(study.model_copy(update={**changed, "ablations": {}, "sensitivity": {}}))
+
+
+UNALIGNED = {key: value for key, value in SMALL.items() if key != "alignment"}
+LEARNING_RATE = "rat.training.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ablations": {"x": {"rat.alignment.weight": 0}}}, r"ablations\.x: with rat\.alignment\.weight=0"),
+        ({"ablations": {"x": {"rat.melt.item_weight": 0}}}, r"ablations\.x: with rat\.melt\.item_weight=0"),
+        ({"ablations": {"x": {"embed.encoder": "/tiny"}}}, r"ablations\.x: .* the whole method's own"),
+        ({"ablations": {"x": {LEARNING_RATE: 0.02}}, "search": {"llmemb": {LEARNING_RATE: (0.01, 0.02)}}}, "the whole"),
+        ({"sensitivity": {"rat.alignment.temperature": (0.05, 0.2)}}, r"temperature: 0\.05 and 0\.1 are the same"),
+        ({"sensitivity": {"rat.melt.item_weight": (0.2,)}}, r"item_weight: 0\.2 and 0\.4 are the same trial"),
+        ({"sensitivity": {"rat.alignment.weight": (0.0, 1.0)}}, None),  # the value that it has may be written
+    ],
+)
+def test_details_that_change_nothing_are_refused(study, changed, message):
+    values = study.model_dump() | {"methods": ("llmemb",), "rat": UNALIGNED, "ablations": {}, "sensitivity": {}}
+    values["embed"] = {"encoder": "/tiny"}
+    grid = Grid(StudyConfig.model_validate(values | changed), "dataset")
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
+        check_details(grid)
 
 
 def test_what_starts_from_ids_is_not_tried_where_these_failed(study, tmp_path, monkeypatch):
