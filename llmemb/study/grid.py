@@ -195,6 +195,12 @@ class Grid:
         trial = self.trial("llmemb", self.config.for_details, self.config.seeds[0])
         configs = {"scft": self.scft_config, "embed": self.embed_config, "rat": self.rat_config}
         value: Any = configs[stage](trial)
+        if value is None:
+            others = [other for other in self.config.sensitivity if other.startswith("scft.")]
+            raise InputError(
+                f"sensitivity: {path}: embed.encoder is given, so that nothing is fine-tuned: expected none of scft's "
+                f"settings; leave out {', '.join(others)}"
+            )
         try:
             for key in keys:
                 value = getattr(value, key)

@@ -246,6 +246,14 @@ def test_a_wrong_value_is_named_with_its_stage():
         make_grid(sensitivity={"rat.alignment.wait": [1]}).sensitivity()
 
 
+def test_settings_of_what_is_not_fine_tuned_cannot_be_varied():
+    varied = {"scft.views.drop_ratio": [0.2], "rat.alignment.weight": [1], "scft.loss.temperature": [0.2]}
+    grid = make_grid(embed={"encoder": "/models/tiny"}, sensitivity=varied)
+    expected = r"drop_ratio: embed\.encoder is given, .* leave out scft\.views\.drop_ratio, scft\.loss\.temperature$"
+    with pytest.raises(InputError, match=expected):
+        grid.sensitivity()
+
+
 @pytest.mark.parametrize("parent", [None, 3])
 def test_a_setting_within_what_holds_none_is_named(parent):
     grid = make_grid(rat={"training": parent}, per_backbone={"sasrec": {"rat.training.max_epochs": 3}})
