@@ -169,18 +169,25 @@ class Grid:
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
         elif "item_vectors" in reads:  # on no backbone's recommender: one for all backbones
-            learnt = {key: values.get(key) for key in ("method", "seed", *sorted(reads))}
-            learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
-            name = storage.fingerprint([self._dataset, learnt])
-            values["item_vectors"] = storage.join(self.config.output, "item_vectors", name)
+            values["item_vectors"] = self._item_vectors(values)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
         config = self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
+        if collaborative is not None and "item_vectors" in reads:  # all that they are made from is in its name already
+            config = config.model_copy(update={"item_vectors": self._item_vectors(values)})
         if not config.learns_content:
             return config
         # One for all backbones, methods and settings that have no part in it.
         name = storage.fingerprint([self._dataset, self._named(config.embeddings), config.content_identity()])
         maps = storage.join(self.config.output, CONTENT_MAPS, f"{name}.safetensors")
         return config.model_copy(update={CONTENT_MAPS: maps})
+
+    def _item_vectors(self, values: Mapping[str, Any]) -> str:
+        """Where the vectors are that a method's language model learns: named by what they depend on."""
+        reads = READS[values["method"]]
+        learnt = {key: self._named(values.get(key)) for key in ("method", "seed", *sorted(reads))}
+        learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
+        name = storage.fingerprint([self._dataset, learnt])
+        return storage.join(self.config.output, "item_vectors", name)
 
     @cached_property
     def needs_embeddings(self) -> bool:

@@ -80,6 +80,22 @@ def test_what_said_learns_is_shared_by_backbones_but_not_by_seeds():
     assert (said.base_model, said.prompt is not None) == ("/models/tiny", True)
 
 
+def test_what_tslrec_learns_is_shared_by_whatever_it_does_not_depend_on():
+    grid = make_grid()
+
+    def learnt(backbone: str = "sasrec", seed: int = 0, **changed: Any) -> str | None:
+        return grid.rat_config(grid.trial("tslrec", backbone, seed, changed)).item_vectors
+
+    assert learnt() is not None
+    assert learnt(**{"rat.training.learning_rate": 0.5}) == learnt()
+    others = [learnt("gru4rec"), learnt(seed=1), learnt(**{"rat.tslrec.epochs": 9}), learnt(**{"rat.base_model": "/b"})]
+    others.append(learnt(**{"rat.model.hidden_dim": 32}))  # with its ID-only recommender
+    assert len({learnt(), *others}) == 6
+    there = make_grid(output="/elsewhere")
+    moved = there.rat_config(there.trial("tslrec", "sasrec", 0)).item_vectors
+    assert moved == str(learnt()).replace("/study/", "/elsewhere/")
+
+
 def test_an_ablation_may_not_hide_the_whole_method():
     with pytest.raises(InputError, match="LLMEmb is what the whole method is called"):
         make_grid(ablations={"LLMEmb": {"rat.alignment.weight": 0}})
