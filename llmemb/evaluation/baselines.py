@@ -45,11 +45,11 @@ class ContentAlone:
     label = "content alone"
     item_embeddings = None
 
-    def __init__(self, content: Float[Tensor, "item content"], *, decay: float, repeats: float) -> None:
+    def __init__(self, content: Float[Tensor, "item content"], *, decay: float, repeats: float | None) -> None:
         """``content`` has unit rows, zero where there is no embedding; ``repeats`` is the share of training targets
-        that their user had before."""
+        that their user had before, None where it is not asked for and nothing falls."""
         self._content, self._decay = content, decay
-        self._seen_last = repeats < RARE_REPEATS
+        self._seen_last = repeats is not None and repeats < RARE_REPEATS
 
     def score(self, histories: Sequences) -> Iterator[torch.Tensor]:
         users = users_per_chunk(len(self._content))

@@ -75,12 +75,15 @@ def text_similarity_entrant(snapshot: Snapshot, dataset: Dataset, *, last_items:
     return Entrant(TextSimilarity.label, "baseline", (run,))
 
 
-def content_entrant(snapshot: Snapshot, dataset: Dataset, *, decay: float) -> Entrant:
+def content_entrant(snapshot: Snapshot, dataset: Dataset, *, decay: float, repeats: bool = True) -> Entrant:
+    """``repeats`` as in :class:`FusionConfig`: whether items of the history fall where people seldom come back."""
+    made_from = ["content alone", snapshot.fingerprint, decay, dataset.fingerprint, *([] if repeats else ["kept"])]
     run = Run(
-        fingerprint=storage.fingerprint(["content alone", snapshot.fingerprint, decay, dataset.fingerprint]),
-        load=functools.partial(load_content, snapshot.uri, dataset.uri, decay=decay),
+        fingerprint=storage.fingerprint(made_from),
+        load=functools.partial(load_content, snapshot.uri, dataset.uri, decay=decay, repeats=repeats),
         info={
-            "method": "cosine with the history's whitened LLM embeddings; its items last where repeats are rare",
+            "method": "cosine with the history's whitened LLM embeddings"
+            + ("; its items last where repeats are rare" if repeats else ""),
             "content_decay": decay,
             "embeddings": snapshot.fingerprint,
         },
@@ -88,10 +91,10 @@ def content_entrant(snapshot: Snapshot, dataset: Dataset, *, decay: float) -> En
     return Entrant(ContentAlone.label, "baseline", (run,))
 
 
-def load_content(snapshot_uri: str, dataset_uri: str, *, decay: float) -> ContentAlone:
+def load_content(snapshot_uri: str, dataset_uri: str, *, decay: float, repeats: bool) -> ContentAlone:
     dataset = Dataset.open(dataset_uri)
     content = content_of(*load_embeddings(Snapshot.open(snapshot_uri), dataset))
-    return ContentAlone(content, decay=decay, repeats=repeat_share(dataset.train))
+    return ContentAlone(content, decay=decay, repeats=repeat_share(dataset.train) if repeats else None)
 
 
 def load_text_similarity(snapshot_uri: str, dataset_uri: str, *, last_items: int) -> TextSimilarity:

@@ -2,10 +2,10 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -58,10 +58,14 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Meas
     """Measures what was trained, writes all files, and prints the tables."""
     config = grid.config
     results = compare(grid, outcomes, measure)
+    in_methods = [trial for pair in product(config.methods, config.backbones) for trial in grid.table(*pair)]
+    in_ablations = chain.from_iterable(grid.ablations().values())
+    in_curves = chain.from_iterable(trials for curve in grid.sensitivity().values() for trials in curve.values())
+    compared, ablated, varied = (_repeats(grid, trials) for trials in (in_methods, in_ablations, in_curves))
     shown = {
-        "comparison": tables.comparison(results.methods),
-        "ablations": None if results.ablations is None else tables.ablations(results.ablations),
-        "sensitivity": tables.sensitivity(results.sensitivity) if results.sensitivity else None,
+        "comparison": tables.comparison(results.methods, repeats=compared),
+        "ablations": None if results.ablations is None else tables.ablations(results.ablations, repeats=ablated),
+        "sensitivity": tables.sensitivity(results.sensitivity, repeats=varied) if results.sensitivity else None,
         "search": search_table(grid, outcomes),
         "trials": tables.trials(trial_facts(grid, outcomes)),
     }
@@ -141,6 +145,10 @@ def search_table(grid: Grid, outcomes: Outcomes) -> tables.Table | None:
         if rows:
             blocks.append((f"{_label(method)} ({called[backbone]})", tuple(rows)))
     return tables.Table("Search", ("", "validation NDCG@10"), tuple(blocks)) if blocks else None
+
+
+def _repeats(grid: Grid, trials: Iterable[Trial]) -> set[bool]:
+    return {grid.rat_config(trial).fusion.repeats for trial in trials}
 
 
 def _label(method: str) -> str:

@@ -77,7 +77,8 @@ class Measure:
         if snapshot is not None:
             entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=1))
             fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
-            entrants.append(content_entrant(snapshot, self._dataset, decay=fusion.content_decay))
+            decay, repeats = fusion.content_decay, fusion.repeats
+            entrants.append(content_entrant(snapshot, self._dataset, decay=decay, repeats=repeats))
         return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
 
     def group(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,7 @@ COLUMNS = tuple(f"{part} {TITLES[metric]}" for part in TABLE_SLICES for metric i
 LATEX_ESCAPES = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 LATEX_ESCAPES |= str.maketrans({"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"})
 LATEX_ESCAPES |= str.maketrans({"±": "$\\pm$", "≈": "$\\approx$", "≥": "$\\geq$"})
-PROTOCOL = (
-    "All items ranked, seen items not filtered; trained models and content alone rank them last by themselves where "
-    "people do not come back to what they had."
-)
+SEEN_LAST = "rank them last by themselves where people do not come back to what they had"
 MARKS = (
     "Bold: the best of its column and block; ≈: it cannot be told from the best, by a paired randomisation test over "
     "users (p ≥ 0.05 after Holm's correction) or by the 95 % interval of the difference, over users and seeds; ±: "
@@ -49,17 +46,28 @@ class Table:
     note: str = ""
 
 
-def comparison(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+def protocol(repeats: Collection[bool] = (True,)) -> str:
+    """How the rows of a table are ranked; ``repeats`` is what ``fusion.repeats`` is in them."""
+    seen = f"those with fusion.repeats {SEEN_LAST}"
+    if all(repeats):
+        seen = f"trained models and content alone {SEEN_LAST}"
+    elif not any(repeats):
+        seen = "no model has a term that lets them fall (fusion.repeats: false)"
+    return f"All items ranked, seen items not filtered; {seen}."
+
+
+def comparison(groups: Mapping[str, Mapping[str, Any]], *, repeats: Collection[bool] = (True,)) -> Table:
     """The paper's table: methods on each backbone, overall and tail, the best of each in bold.
 
     Args:
         groups: By backbone, what :meth:`Measure.group` gives.
+        repeats: As in :func:`protocol`.
     """
     blocks = tuple((backbone, tuple(_rows(group))) for backbone, group in groups.items())
-    return Table("Methods", ("", *COLUMNS), blocks, f"{PROTOCOL} {MARKS}")
+    return Table("Methods", ("", *COLUMNS), blocks, f"{protocol(repeats)} {MARKS}")
 
 
-def ablations(group: Mapping[str, Any]) -> Table:
+def ablations(group: Mapping[str, Any], *, repeats: Collection[bool] = (True,)) -> Table:
     """What each part is worth: the whole method less it without that part."""
     whole = group["models"][0]["label"]
     rows = []
@@ -68,17 +76,17 @@ def ablations(group: Mapping[str, Any]) -> Table:
         lost = ["" if without is None else _difference(group, whole, without, part) for part in TABLE_SLICES]
         rows.append((*row, *map(Cell, lost)))
     note = (
-        f"{PROTOCOL} {MARKS} Lost: {whole} less the row, with the 95 % interval over users and seeds; *: told apart, "
-        "by that and by the test. Above zero, the part helps."
+        f"{protocol(repeats)} {MARKS} Lost: {whole} less the row, with the 95 % interval over users and seeds; *: told "
+        "apart, by that and by the test. Above zero, the part helps."
     )
     columns = ("", *COLUMNS, *(f"{part}: lost NDCG@10" for part in TABLE_SLICES))
     return Table("Ablations", columns, (("", tuple(rows)),), note)
 
 
-def sensitivity(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+def sensitivity(groups: Mapping[str, Mapping[str, Any]], *, repeats: Collection[bool] = (True,)) -> Table:
     """The figures for each value of each setting."""
     blocks = tuple((path, tuple(_rows(group))) for path, group in groups.items())
-    return Table("Sensitivity", ("", *COLUMNS), blocks, f"{PROTOCOL} {MARKS}")
+    return Table("Sensitivity", ("", *COLUMNS), blocks, f"{protocol(repeats)} {MARKS}")
 
 
 def trials(outcomes: Sequence[Mapping[str, Any]]) -> Table:

@@ -11,7 +11,7 @@ from llmemb.metrics import ranking
 CONTENT = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0], [0, 0]])  # the last item has no embedding
 
 
-def scores(*, repeats: float) -> torch.Tensor:
+def scores(*, repeats: float | None) -> torch.Tensor:
     histories = Sequences.from_lists([[1], [4, 3], [5]])
     return torch.cat(list(ContentAlone(CONTENT, decay=0.5, repeats=repeats).score(histories)))
 
@@ -36,3 +36,7 @@ def test_what_the_user_had_comes_last_where_people_seldom_come_back(
     ranked = scores(repeats=0.001).argsort(dim=1, descending=True)
     assert ranked[0, -1] == 0
     assert set(ranked[1, -2:].tolist()) == {2, 3}
+
+
+def test_nothing_falls_where_it_is_not_asked_for() -> None:
+    torch.testing.assert_close(scores(repeats=None), scores(repeats=0.5))

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmemb import storage
+from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
+from llmemb.evaluation import entrants
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
@@ -19,6 +21,7 @@ from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
 from llmemb.study.grid import Grid
 from llmemb.study.report import search_table
+from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
 from llmemb.study.trials import Outcome
 from tests.snapshots import write_snapshot
@@ -141,6 +144,23 @@ def test_a_recommender_that_cannot_be_ranked_is_a_failed_row(study, tmp_path, mo
     assert (llmemb["label"], len(llmemb["runs"]), llmemb["num_failed"]) == ("LLMEmb", 1, 1)
     said = {(test["a"], test["b"]): test["apart"] for test in results["methods"]["SASRec"]["comparisons"]}
     assert {pair for pair, apart in said.items() if apart is None} == {pair for pair in said if "LLMEmb" in pair}
+
+
+def test_seen_items_fall_for_nobody_where_no_trained_model_lets_them(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: {})
+    changed = {"output": str(tmp_path), "methods": ("none",), "ablations": {}, "sensitivity": {}}
+    kept = study.model_copy(update={**changed, "rat": {**SMALL, "fusion": {"repeats": False}}})
+    run_study(kept)
+    assert "; no model has a term that lets them fall (" in Path(tmp_path, "tables.md").read_text()
+    dataset = Dataset.open(study.dataset)
+    snapshot = write_snapshot(str(tmp_path / "snapshot"), {f"i{item}": f"item {item}" for item in range(40)}, dim=6)
+    monkeypatch.setattr(entrants, "repeat_share", lambda train: 0.001)
+    histories, lowest = dataset.test().histories, []
+    for config in (study, kept):
+        alone = Measure(config, dataset).baselines(snapshot)[-1]
+        assert (alone.label, alone.load is not None) == ("content alone", True)
+        lowest.append(min(float(scores.min()) for scores in alone.load().score(histories)))  # type: ignore[misc]
+    assert lowest[0] < -1.001 < lowest[1]  # a cosine less what puts it behind all, and a cosine
 
 
 def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@ import csv
 import io
 from typing import Any
 
+import pytest
+
 from llmemb.study import tables
 
 
@@ -79,6 +81,23 @@ def test_sensitivity_has_a_block_for_each_setting_and_says_how_it_was_measured()
     blocks = [line for line in shown.splitlines() if line.startswith("| **")]
     assert [block.split("**")[1] for block in blocks] == ["rat.alignment.weight", "scft.lora.rank"]
     assert "All items ranked, seen items not filtered" in shown
+
+
+@pytest.mark.parametrize(
+    ("repeats", "said"),
+    [
+        ({True}, "trained models and content alone rank them last by themselves where people do not come back"),
+        ({False}, "no model has a term that lets them fall (fusion.repeats: false)."),
+        ({True, False}, "those with fusion.repeats rank them last by themselves"),
+    ],
+)
+def test_what_becomes_of_seen_items_is_said_as_it_is(repeats, said):
+    for table in (
+        tables.comparison({"SASRec": GROUP}, repeats=repeats),
+        tables.ablations(GROUP, repeats=repeats),
+        tables.sensitivity({"rat.alignment.weight": GROUP}, repeats=repeats),
+    ):
+        assert table.note.startswith(f"All items ranked, seen items not filtered; {said}")
 
 
 def test_csv_has_every_figure_with_its_interval():
