@@ -10,11 +10,13 @@ from llmemb import cluster, progress, storage
 from llmemb.job import find_input_error
 from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import METRICS_FILE, is_recommender
-from llmemb.rat.run import max_epochs, run_rat
+from llmemb.rat.run import OnEpoch, max_epochs, run_rat
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
 
 TUNE_FOLDER = "ray_tune"
+FAILED = "failed"
+"""Where a trial that nothing would mend says why, in what it returns: what it raises is tried again."""
 ALMOST_NOTHING = 0.001
 
 
@@ -101,25 +103,49 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 
-        def train(chosen: dict[str, str]) -> None:
+        def train(chosen: dict[str, str]) -> dict[str, str]:
             import torch
 
             torch.set_num_threads(settings.cpus or cluster.worker_threads(threads))
             config = RatConfig.model_validate(parameters[chosen["output"]])
-            run_rat(config, here=config.num_workers == 1, on_epoch=partial(_tell, board, config.output))
+            return _run(config, on_epoch=partial(_tell, board, config.output))
 
         results: Any = tune.Tuner(
             tune.with_resources(train, resources),
             param_space={"output": tune.grid_search(uris)},
             tune_config=tune.TuneConfig(max_concurrent_trials=settings.max_concurrent),
-            run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=output, verbose=0, callbacks=[_watcher(board)]),
+            run_config=tune.RunConfig(
+                name=TUNE_FOLDER,
+                storage_path=output,
+                verbose=0,
+                callbacks=[_watcher(board)],
+                failure_config=tune.FailureConfig(max_failures=_max_failures(configs)),
+            ),
         ).fit()
     storage.remove(storage.join(output, TUNE_FOLDER))
-    return {
-        result.config["output"]: reason_of(result.error)
-        for result in results
-        if result.error is not None and result.config is not None
-    }
+    return {result.config["output"]: reason for result in results if (reason := _reason(result)) is not None}
+
+
+def _run(config: RatConfig, on_epoch: OnEpoch) -> dict[str, str]:
+    """Trains; of bad input, and of what workers of its own have tried again already, returns why it failed."""
+    try:
+        run_rat(config, here=config.num_workers == 1, on_epoch=on_epoch)
+    except Exception as error:
+        if config.num_workers == 1 and find_input_error(error) is None:
+            raise
+        return {FAILED: reason_of(error)}
+    return {}
+
+
+def _reason(result: Any) -> str | None:
+    told = (result.metrics or {}).get(FAILED)
+    return told if told or result.error is None else reason_of(result.error)
+
+
+def _max_failures(configs: Sequence[RatConfig]) -> int:
+    """That of the trials, which are the same but for what an experiment changes; -1 for however often."""
+    allowed = [config.engine.max_failures for config in configs]
+    return -1 if min(allowed) < 0 else max(allowed)
 
 
 def _tell(board: Any, trial: str, done: int, total: int, figures: dict[str, float]) -> None:
@@ -136,7 +162,7 @@ def _watcher(board: Any) -> Any:
             """Nothing to say between the start of a trial and its end."""
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            board.end.remote(trial.config["output"], failed=False)
+            board.end.remote(trial.config["output"], failed=FAILED in (trial.last_result or {}))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             board.end.remote(trial.config["output"], failed=True)

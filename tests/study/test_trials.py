@@ -1,10 +1,15 @@
 """Trials as Ray Tune runs them."""
 
+import os
+import shutil
+
 import pytest
 
 from llmemb import storage
-from llmemb.rat.config import RatConfig
+from llmemb.rat.config import EngineConfig, RatConfig
 from llmemb.rat.recommender import Recommender
+from llmemb.rat.run import OnEpoch
+from llmemb.study import trials
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
 from llmemb.study.trials import run_trials
@@ -37,6 +42,37 @@ def test_one_trial_fails_and_the_other_is_trained_and_kept(tiny_dataset, ray_loc
     before = storage.read_bytes(f"{configs[1].output}/metrics.json")
     assert run_trials(configs[1:], title="test", output=str(tmp_path), settings=TrialsConfig()) == [good]
     assert storage.read_bytes(f"{configs[1].output}/metrics.json") == before
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
+    tiny_dataset, ray_local, tmp_path, monkeypatch
+):
+    begun, really = tmp_path / "begun", trials._run
+
+    def run(config: RatConfig, on_epoch: OnEpoch) -> dict[str, str]:
+        with begun.open("a") as file:
+            file.write(f"{config.method}\n")
+        if config.method == "none" and begun.read_text().count("none") < 2:
+            os._exit(1)
+        return really(config, on_epoch)
+
+    monkeypatch.setattr(trials, "_run", run)
+    common = {"dataset": tiny_dataset, **SMALL}
+    configs = [
+        RatConfig.model_validate(common | {"output": str(tmp_path / "trials" / method), "method": method})
+        for method in ("melt", "none")
+    ]
+    failed, good = run_trials(configs, title="test", output=str(tmp_path), settings=TrialsConfig())
+    assert good.reason is None
+    assert "all are as short" in str(failed.reason)
+    assert sorted(begun.read_text().split()) == ["melt", "none", "none"]
+    shutil.rmtree(configs[1].output)
+    begun.unlink()
+    lost = configs[1].model_copy(update={"engine": EngineConfig(max_failures=0)})
+    [outcome] = run_trials([lost], title="test", output=str(tmp_path), settings=TrialsConfig())
+    assert outcome.reason is not None
+    assert begun.read_text() == "none\n"
 
 
 def test_the_board_counts_the_epochs_that_are_left():
