@@ -27,7 +27,7 @@ from llmemb.rat.recommender import read_info
 from llmemb.study.config import StudyConfig
 
 KS = (5, HEADLINE_K, 20)
-SHOWN_SLICES = ("overall", "head", "tail", "cold")
+SHOWN_SLICES = ("overall", "head", "tail", "cold", "tail_users")
 
 
 @dataclass(frozen=True)

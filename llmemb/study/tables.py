@@ -10,9 +10,10 @@ from llmemb.evaluation import report
 from llmemb.study.results import difference
 
 TABLE_SLICES = ("overall", "tail")
+METHOD_SLICES = (*TABLE_SLICES, "tail_users")
+"""Of the table of methods, some of which are about users; an ablation has no room for more."""
 TABLE_METRICS = ("hit_rate@10", "ndcg@10")
 TITLES = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10"}
-COLUMNS = tuple(f"{part} {TITLES[metric]}" for part in TABLE_SLICES for metric in TABLE_METRICS)
 LATEX_ESCAPES = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 LATEX_ESCAPES |= str.maketrans({"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"})
 LATEX_ESCAPES |= str.maketrans({"±": "$\\pm$", "≈": "$\\approx$", "≥": "$\\geq$"})
@@ -57,21 +58,21 @@ def protocol(repeats: Collection[bool] = (True,)) -> str:
 
 
 def comparison(groups: Mapping[str, Mapping[str, Any]], *, repeats: Collection[bool] = (True,)) -> Table:
-    """The paper's table: methods on each backbone, overall and tail, the best of each in bold.
+    """The paper's table: methods on each backbone, overall, tail items and tail users, the best of each in bold.
 
     Args:
         groups: By backbone, what :meth:`Measure.group` gives.
         repeats: As in :func:`protocol`.
     """
-    blocks = tuple((backbone, tuple(_rows(group))) for backbone, group in groups.items())
-    return Table("Methods", ("", *COLUMNS), blocks, f"{protocol(repeats)} {MARKS}")
+    blocks = tuple((backbone, tuple(_rows(group, METHOD_SLICES))) for backbone, group in groups.items())
+    return Table("Methods", ("", *_columns(METHOD_SLICES)), blocks, f"{protocol(repeats)} {MARKS}")
 
 
 def ablations(group: Mapping[str, Any], *, repeats: Collection[bool] = (True,)) -> Table:
     """What each part is worth: the whole method less it without that part."""
     whole = group["models"][0]["label"]
     rows = []
-    for number, row in enumerate(_rows(group)):
+    for number, row in enumerate(_rows(group, TABLE_SLICES)):
         without = group["models"][number]["label"] if 0 < number < len(group["models"]) else None
         lost = ["" if without is None else _difference(group, whole, without, part) for part in TABLE_SLICES]
         rows.append((*row, *map(Cell, lost)))
@@ -79,14 +80,14 @@ def ablations(group: Mapping[str, Any], *, repeats: Collection[bool] = (True,)) 
         f"{protocol(repeats)} {MARKS} Lost: {whole} less the row, with the 95 % interval over users and seeds; *: told "
         "apart, by that and by the test. Above zero, the part helps."
     )
-    columns = ("", *COLUMNS, *(f"{part}: lost NDCG@10" for part in TABLE_SLICES))
+    columns = ("", *_columns(TABLE_SLICES), *(f"{part}: lost NDCG@10" for part in TABLE_SLICES))
     return Table("Ablations", columns, (("", tuple(rows)),), note)
 
 
 def sensitivity(groups: Mapping[str, Mapping[str, Any]], *, repeats: Collection[bool] = (True,)) -> Table:
     """The figures for each value of each setting."""
-    blocks = tuple((path, tuple(_rows(group))) for path, group in groups.items())
-    return Table("Sensitivity", ("", *COLUMNS), blocks, f"{protocol(repeats)} {MARKS}")
+    blocks = tuple((path, tuple(_rows(group, TABLE_SLICES))) for path, group in groups.items())
+    return Table("Sensitivity", ("", *_columns(TABLE_SLICES)), blocks, f"{protocol(repeats)} {MARKS}")
 
 
 def trials(outcomes: Sequence[Mapping[str, Any]]) -> Table:
@@ -159,15 +160,19 @@ def to_csv(groups: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     return buffer.getvalue()
 
 
-def _rows(group: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
-    """Every row's figures, overall and tail; those that failed last."""
-    shown = [part for part in group["slices"] if part["name"] in TABLE_SLICES]
+def _columns(parts: Sequence[str]) -> list[str]:
+    return [f"{part.replace('_', ' ')} {TITLES[metric]}" for part in parts for metric in TABLE_METRICS]
+
+
+def _rows(group: Mapping[str, Any], parts: Sequence[str]) -> list[tuple[Cell, ...]]:
+    """Every row's figures on some slices; those that failed last."""
+    shown = [part for part in group["slices"] if part["name"] in parts]
     columns = report.headline_columns({**group, "slices": shown})
     rows = [
         (Cell(_name(model)), *(_cell(cell) for column in columns for cell in column.rows[number]))
         for number, model in enumerate(group["models"])
     ]
-    return [*rows, *((Cell(label), *[Cell("failed")] * len(COLUMNS)) for label in group["failed"])]
+    return [*rows, *((Cell(label), *[Cell("failed")] * len(_columns(parts))) for label in group["failed"])]
 
 
 def _cell(cell: report.Cell) -> Cell:

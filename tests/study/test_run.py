@@ -80,6 +80,8 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
     assert labels == ["popularity", "text similarity", "content alone", "IDs only", "IDs + text", "LLMEmb"]
     assert [model["label"] for model in results["ablations"]["models"]] == ["LLMEmb", "w/o alignment"]
     assert [model["label"] for model in results["sensitivity"]["rat.alignment.weight"]["models"]] == ["0", "0.03"]
+    tested = {test["slice"] for test in results["methods"]["SASRec"]["comparisons"]}
+    assert {"overall", "tail", "tail_users"} <= tested
     page = Path(study.output, "report.html").read_text()
     tables = Path(study.output, "tables.md").read_text()
     for label in labels[3:]:

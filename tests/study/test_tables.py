@@ -7,10 +7,9 @@ import pytest
 from llmemb.study import tables
 
 
-def model(label: str, overall: float, tail: float, **more: Any) -> dict[str, Any]:
-    figures = {
-        part: dict.fromkeys(tables.TABLE_METRICS, value) for part, value in (("overall", overall), ("tail", tail))
-    }
+def model(label: str, overall: float, tail: float, users: float = 0.08, **more: Any) -> dict[str, Any]:
+    values = {"overall": overall, "tail": tail, "tail_users": users}
+    figures = {part: dict.fromkeys(tables.TABLE_METRICS, value) for part, value in values.items()}
     spans = {part: {name: (value - 0.01, value + 0.01) for name, value in of.items()} for part, of in figures.items()}
     deviations = {part: dict.fromkeys(tables.TABLE_METRICS, 0.002) for part in figures}
     runs = {"label": label, "runs": ["a", "b"], "num_failed": 0, "deviations": {"full": deviations}}
@@ -21,26 +20,37 @@ def group(*models: dict[str, Any], p: float) -> dict[str, Any]:
     tests = [
         {"protocol": "full", "slice": part, "metric": metric, "a": one["label"], "b": other["label"], "apart": p < 0.05}
         | {"difference": 0.02, "interval": (0.01, 0.03)}
-        for part in ("overall", "tail")
+        for part in tables.METHOD_SLICES
         for metric in tables.TABLE_METRICS
         for number, one in enumerate(models)
         for other in models[number + 1 :]
     ]
-    slices = [{"name": part, "family": "headline", "num_users": 9} for part in ("overall", "head", "tail")]
+    slices = [
+        {"name": part, "family": "headline", "num_users": 9} for part in ("overall", "head", "tail", "tail_users")
+    ]
     return {"models": list(models), "comparisons": tests, "slices": slices, "failed": ["MELT"]}
 
 
-GROUP = group(model("LLMEmb", 0.12, 0.05), model("A_B & C", 0.10, 0.06, num_failed=1), p=0.01)
+GROUP = group(model("LLMEmb", 0.12, 0.05), model("A_B & C", 0.10, 0.06, 0.07, num_failed=1), p=0.01)
 
 
 def test_the_best_of_each_column_is_bold_and_failed_seeds_are_told():
     lines = tables.to_markdown([tables.comparison({"SASRec": GROUP})]).splitlines()
-    assert lines[2] == "|  | overall HR@10 | overall NDCG@10 | tail HR@10 | tail NDCG@10 |"
-    assert lines[4] == "| **SASRec** |  |  |  |  |"
-    best, other = (f"**{value} ± .0020**" for value in (".1200", ".0600"))
-    assert lines[5] == f"| LLMEmb | {best} | {best} | .0500 ± .0020 | .0500 ± .0020 |"
-    assert lines[7] == "| MELT | failed | failed | failed | failed |"
-    assert lines[6] == f"| A_B & C (1 of 3 seeds failed) | .1000 ± .0020 | .1000 ± .0020 | {other} | {other} |"
+    columns = [
+        "overall HR@10",
+        "overall NDCG@10",
+        "tail HR@10",
+        "tail NDCG@10",
+        "tail users HR@10",
+        "tail users NDCG@10",
+    ]
+    assert lines[2] == f"|  | {' | '.join(columns)} |"
+    assert lines[4] == "| **SASRec** |" + "  |" * 6
+    best, tail, users = (f"**{value} ± .0020**" for value in (".1200", ".0600", ".0800"))
+    assert lines[5] == f"| LLMEmb | {best} | {best} | .0500 ± .0020 | .0500 ± .0020 | {users} | {users} |"
+    assert lines[7] == "| MELT |" + " failed |" * 6
+    others = f".1000 ± .0020 | .1000 ± .0020 | {tail} | {tail} | .0700 ± .0020 | .0700 ± .0020 |"
+    assert lines[6] == f"| A_B & C (1 of 3 seeds failed) | {others}"
 
 
 def test_what_cannot_be_told_from_the_best_is_marked():
@@ -52,7 +62,7 @@ def test_what_cannot_be_told_from_the_best_is_marked():
 
 def test_latex_is_escaped():
     shown = tables.to_latex([tables.comparison({"SASRec": GROUP})])
-    assert "\\multicolumn{5}{l}{\\emph{SASRec}} \\\\" in shown
+    assert "\\multicolumn{7}{l}{\\emph{SASRec}} \\\\" in shown
     assert "LLMEmb & \\textbf{.1200 $\\pm$ .0020} & \\textbf{.1200 $\\pm$ .0020} &" in shown
     assert "A\\_B \\& C (1 of 3 seeds failed)" in shown
     assert "\\caption{Methods. All items ranked, seen items not filtered" in shown
@@ -102,7 +112,7 @@ def test_what_becomes_of_seen_items_is_said_as_it_is(repeats, said):
 
 def test_csv_has_every_figure_with_its_interval():
     rows = list(csv.DictReader(io.StringIO(tables.to_csv([("methods", "SASRec", GROUP)]))))
-    assert len(rows) == 2 * 2 * 2
+    assert len(rows) == 2 * 3 * 2
     assert rows[0] == {
         "experiment": "methods",
         "part": "SASRec",
