@@ -26,6 +26,7 @@ demo: env $(LLMEMB_RUNS)/demo/sample/interactions.parquet
 	@$(call pipeline,demo)
 
 $(LLMEMB_RUNS)/demo/sample/interactions.parquet: | env
+	@rm -f $(@D)/items.parquet  # of one that was cut off
 	@$(BIN)/llmemb sample $(@D)
 
 # The same on Amazon Beauty, from the folder $LLMEMB_DATA (../shared/data by default).

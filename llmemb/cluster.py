@@ -38,20 +38,23 @@ def connect() -> None:
     # Workers are nice by 15 to spare a node's own processes; on a busy laptop that means to stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if address := os.environ.get("RAY_ADDRESS"):
+        _knock(address)
         try:
-            _knock(address)
             ray.init(logging_level=level, log_to_driver=verbose)
-        except OSError as error:
+        except ConnectionError as error:
             raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address}") from error
     else:
         ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
 
 
 def _knock(address: str) -> None:
-    """Raises ``OSError`` where nobody listens: Ray would try for many minutes. Of ``auto`` it finds out at once."""
+    """Raises InputError where nobody listens: Ray would try for many minutes. Of ``auto`` it finds out at once."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address}") from error
 
 
 def quiet_ray_data() -> Any:

@@ -74,7 +74,8 @@ def submit(
         if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
             return code
         if attempt < max_retries:
-            show(f"submit: the cluster lost the job; again, {attempt + 1} of {max_retries}\n")
+            what = "asked for it again" if unseen else "the cluster lost the job; again"
+            show(f"submit: {what}, {attempt + 1} of {max_retries}\n")
     return CLUSTER_LOST
 
 

@@ -1,5 +1,6 @@
 """Users' item sequences in flat arrays, and the rules that split them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -71,6 +72,13 @@ class Targets:
 
     def take(self, queries: NDArray[np.int64]) -> "Targets":
         return Targets(self.users[queries], self.histories.take(queries), self.items[queries])
+
+
+def some_users(num: int, at_most: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    """At most so many of ``num`` users, drawn, rising."""
+    if num <= at_most:
+        return np.arange(num)
+    return np.sort(np.random.default_rng(seed).choice(num, at_most, replace=False))
 
 
 class Split(Protocol):

@@ -337,7 +337,7 @@ class RatConfig(JobConfig):
             "decay": self.fusion.content_decay,
             "temperature": self.fusion.content_temperature,
             "max_seq_len": self.model.max_seq_len,
-            "loss": self.training.loss,
+            "loss": self.training.loss if "softmax" in self.training.loss else "auto",
             "seed": self.seed,
         }
 

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
-from llmemb.data.sequences import Sequences
+from llmemb.data.sequences import Sequences, some_users
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.rat import tensors
@@ -143,7 +142,7 @@ class ContentTraining:
         self._content, self._encoder = model.content, model.encoder
         self._settings, self._seed, self._worker = settings, seed, worker
         self._objective = NextItem(
-            sequences.take(drawn_users(len(sequences), settings.max_users, seed=seed)),
+            sequences.take(some_users(len(sequences), settings.max_users, [seed, 6])),
             max_seq_len=model.encoder.max_seq_len,
             batch_positions=settings.batch_positions,
         )
@@ -215,13 +214,6 @@ def learn_content(
         if on_epoch is not None:
             on_epoch(len(losses), losses[-1])
     return LearntContent(training.maps, losses)
-
-
-def drawn_users(num: int, at_most: int, *, seed: int) -> NDArray[np.int64]:
-    """Which of ``num`` users take part, rising."""
-    if num <= at_most:
-        return np.arange(num)
-    return np.sort(np.random.default_rng([seed, 6]).choice(num, at_most, replace=False))
 
 
 def following_loss(

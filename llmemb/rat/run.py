@@ -1,5 +1,6 @@
 """The RAT job: what the method starts from, then its recommender, each a Ray Train run."""
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -7,14 +8,13 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim, is_finished, recorded_inputs
 from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers, worker_threads
 from llmemb.data.dataset import Dataset
-from llmemb.data.sequences import Targets
+from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
@@ -81,7 +81,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     belongs: dict[str, Any] = {"job": "rat", "inputs": inputs, "finished_by": RECOMMENDER_FILE}
     missing = 0
     if not is_finished(config, config.output, **belongs):
-        missing = _check(config, dataset, snapshot)
+        missing = _check(config, dataset, snapshot, here=here)
     if not claim(config, config.output, **belongs):
         _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
@@ -106,14 +106,15 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
     _tell_result(config)
 
 
-def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None) -> int:
+def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, here: bool) -> int:
     """Looks at all that is read before the output is claimed: what is refused is a part of what it would belong to.
 
     Returns:
         How many of the dataset's items the snapshot lacks.
     """
     if ":" in config.backbone:
-        try_backbone(config.backbone, **backbone_sizes(config.model))
+        elsewhere = not here and bool(os.environ.get("RAY_ADDRESS"))
+        try_backbone(config.backbone, elsewhere=elsewhere, **backbone_sizes(config.model))
     if config.prompt is not None:
         config.prompt.check_columns(dataset.item_columns, config.dataset)
     if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
@@ -222,10 +223,7 @@ def fit(
 def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
     """The validation targets of at most ``config.validation_users`` users."""
     targets = dataset.validation()
-    if len(targets.items) <= config.validation_users:
-        return targets
-    drawn = np.random.default_rng([config.seed, 4]).choice(len(targets.items), config.validation_users, replace=False)
-    return targets.take(np.sort(drawn))
+    return targets.take(some_users(len(targets.items), config.validation_users, [config.seed, 4]))
 
 
 def peak_memory_mib(device: torch.device) -> float:

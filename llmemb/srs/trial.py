@@ -1,8 +1,10 @@
 """A backbone of one's own is tried before anything is trained: what it does wrong is told in one line."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmemb.errors import InputError
 from llmemb.srs.backbone import make_backbone
@@ -14,10 +16,13 @@ TOLERANCE = 1e-3
 """Of the largest state: kernels may round differently from call to call."""
 
 
-def try_backbone(
-    name: str, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float
-) -> None:
+def try_backbone(name: str, *, elsewhere: bool = False, **sizes: Any) -> None:
     """Makes a backbone and asks it for some states, on the CPU; torch's generator is left as it was.
+
+    Args:
+        elsewhere: It is trained on other machines, whose GPUs its kernels may need: one that cannot be called here is
+            told of and not refused.
+        sizes: What it is made with, as :func:`make_backbone` takes them.
 
     Raises:
         InputError: it cannot be made or called as :class:`llmemb.srs.backbone.Backbone` says, its states have another
@@ -26,49 +31,53 @@ def try_backbone(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:
-            backbone = make_backbone(
-                name,
-                hidden_dim=hidden_dim,
-                num_blocks=num_blocks,
-                num_heads=num_heads,
-                max_seq_len=max_seq_len,
-                dropout=dropout,
-            ).eval()
+            backbone = make_backbone(name, **sizes).eval()
         except Exception as error:
             raise InputError(f"backbone: {name} cannot be made: {_told(error)}") from error
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=NOISE_STD)
-        vectors = torch.randn(NUM_USERS, min(max_seq_len, MAX_LENGTH), hidden_dim)
+        vectors = torch.randn(NUM_USERS, min(sizes["max_seq_len"], MAX_LENGTH), sizes["hidden_dim"])
         mask = torch.ones(vectors.shape[:2], dtype=torch.bool)
         mask[1, 1:-1] = False
         mask = mask.sort(dim=1).values  # the second user has fewer items, behind padding
-        states = _states(name, backbone, vectors, mask)
+        try:
+            states = backbone(vectors, mask)
+        except Exception as error:
+            told = f"backbone: {name} cannot be called with item vectors and a mask: {_told(error)}"
+            if not elsewhere:
+                raise InputError(told) from error
+            print(f"{told}: this machine has not tried it")
+            return
+        _check(name, states, vectors, mask)
         if getattr(backbone, "causal", True):
             other = vectors.clone()
-            other[:, -1] = torch.randn(hidden_dim)
-            earlier = mask.clone()
-            earlier[:, -1] = False
-            moved = (_states(name, backbone, other, mask) - states).abs()[earlier]
-            if moved.numel() and moved.max() > TOLERANCE * states[mask].abs().max():
-                raise InputError(
-                    f"backbone: {name}: the state at an item changes with what comes after it, which it is trained to "
-                    "tell; expected a mask against that, or causal = False, which trains it by masking items"
-                )
+            other[:, -1] = torch.randn(sizes["hidden_dim"])
+            _check_causal(name, states, backbone(other, mask), mask)
 
 
-def _states(
-    name: str, backbone: nn.Module, vectors: Float[Tensor, "user seq dim"], mask: Bool[Tensor, "user seq"]
-) -> Float[Tensor, "user seq dim"]:
-    try:
-        states = backbone(vectors, mask)
-    except Exception as error:
-        raise InputError(f"backbone: {name} cannot be called with item vectors and a mask: {_told(error)}") from error
+def _check_causal(
+    name: str,
+    states: Float[Tensor, "user seq dim"],
+    after_another: Float[Tensor, "user seq dim"],
+    mask: Bool[Tensor, "user seq"],
+) -> None:
+    """``after_another`` are the states where the last item alone is another."""
+    earlier = mask.clone()
+    earlier[:, -1] = False
+    moved = (after_another - states).abs()[earlier]
+    if moved.numel() and moved.max() > TOLERANCE * states[mask].abs().max():
+        raise InputError(
+            f"backbone: {name}: the state at an item changes with what comes after it, which it is trained to "
+            "tell; expected a mask against that, or causal = False, which trains it by masking items"
+        )
+
+
+def _check(name: str, states: Any, vectors: Float[Tensor, "user seq dim"], mask: Bool[Tensor, "user seq"]) -> None:
     shape = list(states.shape) if isinstance(states, Tensor) else type(states).__name__
     if shape != list(vectors.shape):
         raise InputError(f"backbone: {name} gives {shape}; expected states of its input's shape, {list(vectors.shape)}")
     if not states[mask].isfinite().all():
         raise InputError(f"backbone: {name} gives states that are NaN or infinite")
-    return states
 
 
 def _told(error: Exception) -> str:

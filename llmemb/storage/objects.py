@@ -149,7 +149,7 @@ def local_copy(folder: str) -> Iterator[Path]:
 
 
 def upload(source: Path, folder: str) -> None:
-    """Copies a local folder's files to a URI, several at once; after one that fails no more are begun.
+    """Copies a local folder's files to a URI, several at once.
 
     Raises:
         InputError: the place cannot be written.

@@ -123,16 +123,16 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
             ),
         ).fit()
     storage.remove(storage.join(output, TUNE_FOLDER))
-    return {result.config["output"]: reason for result in results if (reason := _reason(result)) is not None}
+    # In the order of the grid: one that never started does not know its own output.
+    reasons = {uri: _reason(result) for uri, result in zip(uris, results, strict=True)}
+    return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
 def _run(config: RatConfig, on_epoch: OnEpoch) -> dict[str, str]:
-    """Trains; of bad input, and of what workers of its own have tried again already, returns why it failed."""
+    """Trains, or returns why it failed: Tune would try again what is raised, and only a lost process is worth it."""
     try:
         run_rat(config, here=config.num_workers == 1, on_epoch=on_epoch)
-    except Exception as error:
-        if config.num_workers == 1 and find_input_error(error) is None:
-            raise
+    except Exception as error:  # noqa: BLE001  (told as the reason)
         return {FAILED: reason_of(error)}
     return {}
 

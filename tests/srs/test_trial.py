@@ -99,6 +99,13 @@ def test_what_keeps_to_the_protocol_passes(own, name):
         try_backbone(f"{own}:{name}", **SIZES | {"max_seq_len": max_seq_len})
 
 
+def test_one_that_only_other_machines_can_call_is_told_of(own, capsys):
+    try_backbone(f"{own}:OtherArguments", elsewhere=True, **SIZES)
+    assert "cannot be called with item vectors and a mask: TypeError" in capsys.readouterr().out
+    with pytest.raises(InputError, match="changes with what comes after it"):
+        try_backbone(f"{own}:SeesAll", elsewhere=True, **SIZES)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
