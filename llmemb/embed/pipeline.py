@@ -37,12 +37,13 @@ def run_embed(config: EmbedConfig) -> None:
     with local_folder(config.encoder) as path:
         folder = EncoderFolder.read(path)
         encoder_fingerprint, num_parameters = folder.checked_fingerprint(), folder.num_parameters
+        width = folder.embedding_dim
     template = _template(config, folder)
     template.check_columns(dataset.item_columns, config.dataset)
     storage.check_writable(config.output)
     connect()
     parent = latest(config.output)
-    identity = vector_identity(config, folder, encoder_fingerprint, on_gpu=has_gpus())
+    identity = vector_identity(config, folder, encoder_fingerprint, width=width, on_gpu=has_gpus())
     identity |= {"catalogue": dataset.catalogue_fingerprint, "prompt_template": template.model_dump(mode="json")}
     if template.tokenizer is not None:  # which may be replaced where it is
         identity["prompt_tokenizer"] = tokenizer_fingerprint(template.tokenizer)

@@ -84,16 +84,20 @@ class SnapshotPlan:
 
 
 def vector_identity(
-    config: EmbedConfig, folder: EncoderFolder, encoder_fingerprint: str, *, on_gpu: bool
+    config: EmbedConfig, folder: EncoderFolder, encoder_fingerprint: str, *, width: int, on_gpu: bool
 ) -> dict[str, Any]:
-    """What determines a prompt's vector, under the manifest's keys."""
+    """What determines a prompt's vector, under the manifest's keys.
+
+    Args:
+        width: How many values the encoder's vectors have before any cut.
+    """
     return {
         "encoder": encoder_fingerprint,
         "max_seq_len": min(config.engine.max_seq_len or folder.max_seq_len, folder.max_seq_len),
         "precision": config.engine.precision or ("bf16" if on_gpu else "fp32"),
         "dtype": config.dtype,
         "normalize": folder.normalize if config.normalize is None else config.normalize,
-        "dimension": config.dimension or folder.embedding_dim,
+        "dimension": config.dimension or width,
     }
 
 

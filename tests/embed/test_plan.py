@@ -25,6 +25,7 @@ def test_another_engine_does_not_go_on_with_what_one_has_made(engine, same, tiny
 def folder_of(engine: dict, dataset: str, encoder) -> str:
     settings = {"dataset": dataset, "encoder": str(encoder), "output": "/root", "engine": engine}
     config = EmbedConfig.parse(settings)
-    identity = vector_identity(config, EncoderFolder.read(encoder), "0", on_gpu=False)
+    folder = EncoderFolder.read(encoder)
+    identity = vector_identity(config, folder, "0", width=folder.embedding_dim, on_gpu=False)
     template = PromptTemplate.model_validate({"attributes": ["title"]})
     return plan_snapshot(config, Dataset.open(dataset), template, identity, None, num_parameters=0).uri
