@@ -219,7 +219,7 @@ def test_a_job_that_outlives_a_long_silence_is_followed_and_not_submitted_again(
     cluster.get_job_status = get_job_status  # type: ignore[method-assign]
     assert run(monkeypatch, cluster, patience_seconds=-1, show=shown.append)[0] == 0
     assert len(cluster.submitted) == 1
-    assert any("the cluster lost the job" in line for line in shown)
+    assert any("asked for it again" in line for line in shown)
     assert any("is still there" in line for line in shown)
     assert [line for line in shown if not line.startswith("submit:")] == ["one\n", "two\n", "three\n"]
 
