@@ -46,7 +46,7 @@ def try_backbone(name: str, *, elsewhere: bool = False, **sizes: Any) -> None:
             told = f"backbone: {name} cannot be called with item vectors and a mask: {_told(error)}"
             if not elsewhere:
                 raise InputError(told) from error
-            print(f"{told}: this machine has not tried it")
+            print(f"{told}; not tried here, since the cluster may have what it needs")
             return
         _check(name, states, vectors, mask)
         if getattr(backbone, "causal", True):

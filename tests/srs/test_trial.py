@@ -94,9 +94,14 @@ def test_ours_pass(name, max_seq_len):
 
 
 @pytest.mark.parametrize("name", ["Own", "SeesAllAndSaysSo"])
-def test_what_keeps_to_the_protocol_passes(own, name):
+def test_what_keeps_to_the_protocol_passes(own, name, capsys):
+    called: list[str] = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(type(module).__name__))
     for max_seq_len in (1, 2, 3, 50):
         try_backbone(f"{own}:{name}", **SIZES | {"max_seq_len": max_seq_len})
+    hook.remove()
+    assert called.count(name) == (8 if name == "Own" else 4)  # a causal one once more, with another last item
+    assert not capsys.readouterr().out
 
 
 def test_one_that_only_other_machines_can_call_is_told_of(own, capsys):
