@@ -14,6 +14,7 @@ from llmemb import logs, telemetry
 
 LINE_INTERVAL_SECONDS = 10.0
 POLL_SECONDS = 0.5
+LAST_WORD_SECONDS = 10.0
 
 
 class Bar:
@@ -123,9 +124,19 @@ def remote_bar(description: str, total: int, unit: str, board_class: Any = None)
 
 
 def tell(board: Any, done: int, total: int | None = None, **figures: float | str) -> None:
-    """Called in a worker: sends the amount done so far to the bar, without waiting."""
-    if board is not None:
-        board.write.remote(done, total, figures)
+    """Called in a worker: sends the amount done so far to the bar, without waiting but for the end of the work."""
+    if board is None:
+        return
+    told = board.write.remote(done, total, figures)
+    if done == total:
+        wait_for(told)
+
+
+def wait_for(told: Any) -> None:
+    """Until a board has heard it, but not for ever: else the bar may close before."""
+    import ray
+
+    ray.wait([told], timeout=LAST_WORD_SECONDS)
 
 
 class _Board:

@@ -1,8 +1,25 @@
 """The last line of a bar."""
 
+import asyncio
 import time
 
+import ray
+
 from llmemb import progress
+
+
+class SlowBoard:
+    """Hears what it is told later than it is asked."""
+
+    def __init__(self) -> None:
+        self._state: tuple[int, int | None, dict[str, float | str]] = (0, None, {})
+
+    async def write(self, done: int, total: int | None, figures: dict[str, float | str]) -> None:
+        await asyncio.sleep(1.0)
+        self._state = (done, total, figures)
+
+    async def read(self) -> tuple[int, int | None, dict[str, float | str]]:
+        return self._state
 
 
 def test_the_last_line_says_of_how_many_it_was_in_the_end(ray_local, monkeypatch, capsys):
@@ -15,3 +32,14 @@ def test_the_last_line_says_of_how_many_it_was_in_the_end(ray_local, monkeypatch
             printed += capsys.readouterr().out
         progress.tell(board, 2, 2, trials="2/2")  # the other trial failed before its first epoch
     assert "2/2 epochs" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_end_told_by_a_worker_is_shown_before_the_bar_closes(ray_local, capsys):
+    @ray.remote(num_cpus=0)
+    def work(board):
+        progress.tell(board, 1, 2)
+        progress.tell(board, 2, 2)
+
+    with progress.remote_bar("scft", total=2, unit="steps", board_class=SlowBoard) as board:
+        ray.get(work.remote(board))
+    assert "2/2 steps" in capsys.readouterr().out

@@ -149,7 +149,7 @@ def _max_failures(configs: Sequence[RatConfig]) -> int:
 
 
 def _tell(board: Any, trial: str, done: int, total: int, figures: dict[str, float]) -> None:
-    board.tell.remote(trial, done)
+    progress.wait_for(board.tell.remote(trial, done))
 
 
 def _watcher(board: Any) -> Any:
