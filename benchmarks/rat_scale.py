@@ -1,11 +1,11 @@
-"""A recommender's training step and its ranking at two sizes of the catalogue: how time and memory grow.
+"""What a recommender's training takes at two sizes of the catalogue: how time and memory grow.
 
     PYTHONPATH=. python benchmarks/rat_scale.py [NUM_ITEMS …] [--embedding-dim 512] [--threads 2]
 
 Generates as many sequences as items (4 to 12 items each, popular ones more often) and a snapshot of float16 vectors.
-In a process of its own for each size: LLMEmb on SASRec as the job makes it, h = 64, sampled softmax, no alignment, the
-median of some steps of 1,024 positions; then some users ranked against all items by the trained logit and by content,
-with their first ten.
+In a process of its own for each size: LLMEmb on SASRec as the job makes it, h = 64, sampled softmax. The median of some
+training steps of 1,024 positions, and of some in which content is learnt; then some users each, against all items: in
+the validation after an epoch, in the choice of the terms' weights at the end, and ranked with their first ten.
 """
 
 import argparse
@@ -16,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,15 +32,19 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.prepare import run_prepare
 from llmemb.embed import snapshot
 from llmemb.metrics.ranking import chunks_of, rank_targets
+from llmemb.metrics.slices import head_items
 from llmemb.rat.config import RatConfig
-from llmemb.rat.model import Sources, load_inputs, make_model
+from llmemb.rat.content import ContentTraining
+from llmemb.rat.fusion import fuse
+from llmemb.rat.model import Sources, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import make_schedule, validation_targets
-from llmemb.rat.training import TrainingLoop, Worker, make_objective
+from llmemb.rat.training import TrainingLoop, Worker, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
+from llmemb.srs.objective import Objective
 
 ROWS_PER_PART = 100_000
-STEPS, CHUNKS = 20, 3
+STEPS, CONTENT_STEPS, CHUNKS = 20, 5, 3
 
 
 def main() -> None:
@@ -97,7 +104,6 @@ def measure(folder: Path) -> dict[str, float]:
             "embeddings": str(folder / "embeddings"),
             "output": str(folder / "recommender"),
             "training": {"loss": "sampled_softmax"},
-            "alignment": {"weight": 0},
         }
     )
     dataset = Dataset.open(config.dataset)
@@ -107,25 +113,41 @@ def measure(folder: Path) -> dict[str, float]:
     loop = TrainingLoop(model, dataset.train, schedule, seed=0, worker=Worker())
     objective = make_objective(dataset.train, model.encoder, schedule)
     model.train()
-    steps = []
-    for number, batch in enumerate(islice(objective.batches(seed=0, epoch=0), STEPS)):
-        started = time.perf_counter()
-        loop.step(batch, np.random.default_rng(number))
-        steps.append(time.perf_counter() - started)
-    figures |= {"seconds a step": statistics.median(steps), "steps an epoch": objective.steps_per_epoch}
-    figures["GiB after training"] = peak_gib()
+    figures |= {"s a step": median_seconds(loop.step, objective, STEPS), "steps an epoch": objective.steps_per_epoch}
     del loop
+    content = ContentTraining(model, dataset.train, config.content, sampled=True, seed=0, worker=Worker())
+    figures["s a step of content"] = median_seconds(content.step, content.objective, CONTENT_STEPS)
+    figures["steps of content"] = config.content.epochs * content.objective.steps_per_epoch
+    content.maps.put_into(model)
+    del content
+    figures["GiB after training"] = peak_gib()
+    targets = validation_targets(config, dataset)
+    chunks = chunks_of(targets, num_items=dataset.num_items)[:CHUNKS]
+    some = targets.take(np.concatenate(chunks))
+    of_a_user = 1000 / len(some.items)
+    figures["users of validation"] = len(targets.items)
+    figures["ms a user after an epoch"] = of_a_user * seconds(lambda: validation_ndcg(model, some, worker=Worker()))
+    weights: dict[str, Any] = config.fusion.model_dump(include={"content_weights", "content_shares", "tail_price"})
+    weights |= {"head": head_items(dataset.popularity), "seen_logits": seen_logits(config, dataset)}
+    figures["ms a user for the weights"] = of_a_user * seconds(lambda: fuse(model, some, **weights))
     model.encoder.weights = TermWeights(seen_logit=-10.0, content_weight=2.0, content_share=0.2)
     with torch.inference_mode():
         recommender = Recommender({"label": "LLMEmb"}, model.encoder, dataset.item_ids, model.eval().final_table())
     del model
-    targets = validation_targets(config, dataset)
-    chunks = chunks_of(targets, num_items=dataset.num_items)[:CHUNKS]
-    started = time.perf_counter()
-    rank_targets(recommender, targets, num_items=dataset.num_items, depth=10, chunks=chunks)
-    users = sum(map(len, chunks))
-    figures["ms a user ranked"] = 1000 * (time.perf_counter() - started) / users
+    sizes: dict[str, Any] = {"num_items": dataset.num_items, "depth": 10, "chunks": chunks}
+    figures["ms a user ranked"] = of_a_user * seconds(lambda: rank_targets(recommender, targets, **sizes))
     return figures | {"GiB after ranking": peak_gib()}
+
+
+def median_seconds(step: Callable[..., float], objective: Objective, steps: int) -> float:
+    batches = enumerate(islice(objective.batches(seed=0, epoch=0), steps))
+    return statistics.median(seconds(partial(step, batch, np.random.default_rng(number))) for number, batch in batches)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def peak_gib() -> float:

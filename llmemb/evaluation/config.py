@@ -35,6 +35,15 @@ class Sampled(Config):
     distribution: Distribution = "uniform"
     """``popularity`` draws by training interactions, which makes negatives harder to tell from the target."""
 
+    @property
+    def title(self) -> str:
+        return f"1 + {self.num_negatives:,} sampled"
+
+    @property
+    def described(self) -> str:
+        drawn = {"uniform": "uniformly", "popularity": "by popularity"}[self.distribution]
+        return f"the target among {self.num_negatives:,} items that the user has not seen, drawn {drawn}"
+
 
 class TextSimilarity(Config):
     """The baseline that needs only ``embeddings``: cosine with the mean of the newest items."""

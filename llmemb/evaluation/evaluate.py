@@ -307,10 +307,7 @@ def _protocols(config: EvaluateConfig) -> list[dict[str, str]]:
         },
     ]
     if config.sampled is not None:
-        number, drawn = config.sampled.num_negatives, {"uniform": "uniformly", "popularity": "by popularity"}
-        description = (
-            f"the target among {number:,} items that the user has not seen, drawn {drawn[config.sampled.distribution]} "
-            f"with seed {config.seed}; the same for every model, in {CANDIDATES_FILE}"
-        )
-        protocols.append({"name": "sampled", "title": f"1 + {number:,} sampled", "description": description})
+        described = f"{config.sampled.described} with seed {config.seed}"
+        description = f"{described}; the same for every model, in {CANDIDATES_FILE}"
+        protocols.append({"name": "sampled", "title": config.sampled.title, "description": description})
     return protocols

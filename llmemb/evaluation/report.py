@@ -109,10 +109,10 @@ def print_tables(results: Mapping[str, Any]) -> None:
     _print(f"{title} under every protocol", results, protocol_columns(results))
 
 
-def headline_columns(results: Mapping[str, Any]) -> list[Columns]:
-    """The headline protocol on every headline slice."""
+def headline_columns(results: Mapping[str, Any], protocol: str = "full") -> list[Columns]:
+    """One protocol on every headline slice."""
     return [
-        _rank_columns(results, "full", part["name"], title=part["name"].replace("_", " "), note=_users(part))
+        _rank_columns(results, protocol, part["name"], title=part["name"].replace("_", " "), note=_users(part))
         for part in family(results, "headline")
     ]
 

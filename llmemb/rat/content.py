@@ -141,7 +141,7 @@ class ContentTraining:
         assert model.content is not None
         self._content, self._encoder = model.content, model.encoder
         self._settings, self._seed, self._worker = settings, seed, worker
-        self._objective = NextItem(
+        self.objective = NextItem(
             sequences.take(some_users(len(sequences), settings.max_users, [seed, 6])),
             max_seq_len=model.encoder.max_seq_len,
             batch_positions=settings.batch_positions,
@@ -158,8 +158,8 @@ class ContentTraining:
 
     def epoch(self, number: int) -> float:
         """One pass over the sequences, counted from 0; the mean loss. The rate falls linearly to zero over all."""
-        steps, total, positions = self._objective.steps_per_epoch, 0.0, 0
-        for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=number)):
+        steps, total, positions = self.objective.steps_per_epoch, 0.0, 0
+        for step, batch in enumerate(self.objective.batches(seed=self._seed, epoch=number)):
             left = 1 - (number * steps + step) / (self._settings.epochs * steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = self._settings.learning_rate * left

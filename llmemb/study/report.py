@@ -34,6 +34,7 @@ from llmemb.study.trials import Outcome, Outcomes
 
 STUDY_FILE, REPORT_FILE = "study.json", "report.html"
 PRINTED = ("Methods", "Ablations", "Sensitivity")
+PICTURED = ("popularity", "length")
 Group = Mapping[str, Any]
 
 
@@ -45,13 +46,13 @@ class Results:
         methods: By backbone.
         ablations: None where none were asked for, or all failed.
         sensitivity: By path.
-        slices: The popularity groups.
+        slices: By family, the groups of items by ``popularity`` and of users by ``length`` of their history.
     """
 
     methods: dict[str, Group]
     ablations: Group | None
     sensitivity: dict[str, Group]
-    slices: list[dict[str, Any]]
+    slices: dict[str, list[dict[str, Any]]]
 
 
 def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Measure) -> None:
@@ -64,6 +65,7 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Meas
     compared, ablated, varied = (_repeats(grid, trials) for trials in (in_methods, in_ablations, in_curves))
     shown = {
         "comparison": tables.comparison(results.methods, repeats=compared),
+        "sampled": None if config.sampled is None else tables.sampled(results.methods, config.sampled),
         "ablations": None if results.ablations is None else tables.ablations(results.ablations, repeats=ablated),
         "sensitivity": tables.sensitivity(results.sensitivity, repeats=varied) if results.sensitivity else None,
         "search": search_table(grid, outcomes),
@@ -117,7 +119,7 @@ def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
         {backbone: measure.group([*baselines, *rows]) for backbone, rows in of_backbones.items()},
         measure.group(ablated) if ablated and ablated[0].uris else None,
         {path: measure.group(rows) for path, rows in varied.items() if any(one.uris for one in rows)},
-        [part.info for part in measure.slices if part.family == "popularity"],
+        {family: [part.info for part in measure.slices if part.family == family] for family in PICTURED},
     )
 
 
@@ -186,12 +188,14 @@ def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Map
 def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset: Dataset) -> dict[str, Any]:
     """The pictures of the page, and what it says of the data."""
     config, named = grid.config, _named_groups(grid.config, results)
+    by_popularity, by_length = (results.slices[family] for family in PICTURED)
     long_tail = {
         backbone: {
             "legend": [(figures.model_color(number), model["label"]) for number, model in enumerate(group["models"])],
-            "picture": figures.hit_rate_by_popularity(
-                dataset.popularity, results.slices, group["models"], k=HEADLINE_K
+            "by_popularity": figures.hit_rate_by_popularity(
+                dataset.popularity, by_popularity, group["models"], k=HEADLINE_K
             ),
+            "by_length": figures.hit_rate_by_length(by_length, group["models"], k=HEADLINE_K),
         }
         for backbone, group in results.methods.items()
     }

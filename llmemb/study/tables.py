@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmemb.evaluation import report
+from llmemb.evaluation.config import Sampled
 from llmemb.study.results import difference
 
 TABLE_SLICES = ("overall", "tail")
@@ -66,6 +67,16 @@ def comparison(groups: Mapping[str, Mapping[str, Any]], *, repeats: Collection[b
     """
     blocks = tuple((backbone, tuple(_rows(group, METHOD_SLICES))) for backbone, group in groups.items())
     return Table("Methods", ("", *_columns(METHOD_SLICES)), blocks, f"{protocol(repeats)} {MARKS}")
+
+
+def sampled(groups: Mapping[str, Mapping[str, Any]], drawing: Sampled) -> Table:
+    """The same methods under the paper's protocol, and many others'."""
+    blocks = tuple((backbone, tuple(_rows(group, METHOD_SLICES, "sampled"))) for backbone, group in groups.items())
+    note = (
+        f"{drawing.described[0].upper()}{drawing.described[1:]}, the same for every row. Bold: the highest; ±: between "
+        "seeds. To compare with papers that report it: it ranks models otherwise than all items do, and is not tested."
+    )
+    return Table(f"Methods, {drawing.title}", ("", *_columns(METHOD_SLICES)), blocks, note)
 
 
 def ablations(group: Mapping[str, Any], *, repeats: Collection[bool] = (True,)) -> Table:
@@ -164,10 +175,10 @@ def _columns(parts: Sequence[str]) -> list[str]:
     return [f"{part.replace('_', ' ')} {TITLES[metric]}" for part in parts for metric in TABLE_METRICS]
 
 
-def _rows(group: Mapping[str, Any], parts: Sequence[str]) -> list[tuple[Cell, ...]]:
+def _rows(group: Mapping[str, Any], parts: Sequence[str], protocol: str = "full") -> list[tuple[Cell, ...]]:
     """Every row's figures on some slices; those that failed last."""
     shown = [part for part in group["slices"] if part["name"] in parts]
-    columns = report.headline_columns({**group, "slices": shown})
+    columns = report.headline_columns({**group, "slices": shown}, protocol)
     rows = [
         (Cell(_name(model)), *(_cell(cell) for column in columns for cell in column.rows[number]))
         for number, model in enumerate(group["models"])

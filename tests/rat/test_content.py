@@ -161,7 +161,7 @@ def test_of_many_users_some_are_drawn_and_popularity_is_that_of_all() -> None:
     for seed in (0, 0, 1):
         settings = ContentConfig(epochs=1, max_users=9)
         training = ContentTraining(model, walks, settings, sampled=False, seed=seed, worker=Worker())
-        [batch] = training._objective.batches(seed=0, epoch=0)
+        [batch] = training.objective.batches(seed=0, epoch=0)
         assert batch.num_targets == 9
         passes.append(batch.targets.tolist())
         whole = ContentTraining(model, walks, ContentConfig(), sampled=False, seed=seed, worker=Worker())

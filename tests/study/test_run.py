@@ -87,7 +87,9 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
     for label in labels[3:]:
         assert f"| {label} |" in tables
         assert f'<th scope="row">{label}</th>' in page
-    assert page.count("data:image/svg+xml") == 4 * 2  # long tail and sensitivity, light and dark, wide and narrow
+    assert page.count("data:image/svg+xml") == 4 * 3  # pictures in light and dark, wide and narrow
+    assert "## Methods, 1 + 5 sampled" in tables
+    assert "<h2>Methods, 1 + 5 sampled</h2>" in page
     assert "\\toprule" in Path(study.output, "tables.tex").read_text()
     assert "methods,SASRec,LLMEmb,2,sampled,tail,ndcg@10," in Path(study.output, "figures.csv").read_text()
 

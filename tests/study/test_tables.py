@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from llmemb.evaluation.config import Sampled
 from llmemb.study import tables
 
 
@@ -58,6 +59,22 @@ def test_what_cannot_be_told_from_the_best_is_marked():
     shown = tables.comparison({"": close})
     assert "| B | .1000 ≈ ± .0020 | .1000 ≈ ± .0020 | **.0600 ± .0020** |" in tables.to_markdown([shown])
     assert "B & .1000 $\\approx$ $\\pm$ .0020 &" in tables.to_latex([shown])
+
+
+def test_the_papers_protocol_has_a_table_of_its_own_with_nothing_tested():
+    full = [model("LLMEmb", 0.12, 0.05), model("text", 0.10, 0.04)]
+    drawn = [model("LLMEmb", 0.4, 0.5), model("text", 0.5, 0.4, 0.3)]
+    keys = ("metrics", "intervals", "deviations")
+    models = [
+        one | {key: {**one[key], "sampled": other[key]["full"]} for key in keys}
+        for one, other in zip(full, drawn, strict=True)
+    ]
+    shown = tables.sampled({"SASRec": group(*models, p=0.5)}, Sampled(num_negatives=7, distribution="popularity"))
+    lines = tables.to_markdown([shown]).splitlines()
+    assert lines[0] == "## Methods, 1 + 7 sampled"
+    assert lines[5].startswith("| LLMEmb | .4000 ± .0020 | .4000 ± .0020 | **.5000 ± .0020** |")
+    assert lines[6].startswith("| text | **.5000 ± .0020** | **.5000 ± .0020** | .4000 ± .0020 |")
+    assert shown.note.startswith("The target among 7 items that the user has not seen, drawn by popularity, the same")
 
 
 def test_latex_is_escaped():
