@@ -38,7 +38,7 @@ from llmemb.rat.content import ContentTraining
 from llmemb.rat.fusion import fuse
 from llmemb.rat.model import Sources, load_inputs, make_model, seen_logits
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import make_schedule, validation_targets
+from llmemb.rat.run import make_schedule, precision_of, validation_targets
 from llmemb.rat.training import TrainingLoop, Worker, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.objective import Objective
@@ -106,16 +106,16 @@ def measure(folder: Path) -> dict[str, float]:
             "training": {"loss": "sampled_softmax"},
         }
     )
-    dataset = Dataset.open(config.dataset)
+    dataset, precision = Dataset.open(config.dataset), precision_of(config, Worker())
     model = make_model(load_inputs(config, dataset, Sources(None, "")))
-    schedule = make_schedule(config, torch.device("cpu"))
+    schedule = make_schedule(config, precision)
     figures = {"seconds to load": time.perf_counter() - started}
     loop = TrainingLoop(model, dataset.train, schedule, seed=0, worker=Worker())
     objective = make_objective(dataset.train, model.encoder, schedule)
     model.train()
     figures |= {"s a step": median_seconds(loop.step, objective, STEPS), "steps an epoch": objective.steps_per_epoch}
     del loop
-    content = ContentTraining(model, dataset.train, config.content, sampled=True, seed=0, worker=Worker())
+    content = ContentTraining(model, dataset.train, config.content, sampled=True, precision=precision)
     figures["s a step of content"] = median_seconds(content.step, content.objective, CONTENT_STEPS)
     figures["steps of content"] = config.content.epochs * content.objective.steps_per_epoch
     content.maps.put_into(model)

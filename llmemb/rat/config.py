@@ -208,7 +208,8 @@ class EngineConfig(Config):
     """How a step is computed; none of it changes the loss or the gradients beyond rounding."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the products; sums and weights stay float32. ``auto`` is bf16 on GPUs that have it and fp32 elsewhere."""
+    """Of the products; sums and weights stay float32. ``auto`` is bf16 where the hardware of all workers has it (newer
+    GPUs, CPUs with AVX-512 BF16 or AMX) and fp32 elsewhere."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; the cluster's CPUs shared out by default. Ignored on GPUs: each has its share of its
     node's CPUs."""

@@ -67,6 +67,7 @@ def ensure_content(
     dataset: Dataset,
     model: TrainableRecommender,
     *,
+    precision: torch.dtype = torch.float32,
     worker: Worker | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> LearntContent:
@@ -83,9 +84,16 @@ def ensure_content(
         learnt.maps.to(worker.device)
     else:
         sampled = is_sampled(config.training.loss, dataset.num_items)
-        learnt = learn_content(
-            model, dataset.train, config.content, sampled=sampled, seed=config.seed, worker=worker, on_epoch=on_epoch
+        training = ContentTraining(
+            model,
+            dataset.train,
+            config.content,
+            sampled=sampled,
+            seed=config.seed,
+            worker=worker,
+            precision=precision,
         )
+        learnt = training.run(on_epoch)
         if worker.rank == 0:
             learnt.write(uri, determined_by)
     learnt.maps.put_into(model)
@@ -126,6 +134,7 @@ class ContentTraining:
         model: One with content. Its encoder says how old items fade (``content_decay``) and how sharp the softmax is
             (``content_temperature``).
         sampled: Against the batch's items and others drawn for it, log-Q corrected, not against the whole catalogue.
+        precision: Of the softmax's products.
     """
 
     def __init__(
@@ -135,9 +144,11 @@ class ContentTraining:
         settings: ContentConfig,
         *,
         sampled: bool,
-        seed: int,
-        worker: Worker,
+        seed: int = 0,
+        worker: Worker | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
+        worker = worker or Worker()
         assert model.content is not None
         self._content, self._encoder = model.content, model.encoder
         self._settings, self._seed, self._worker = settings, seed, worker
@@ -153,8 +164,17 @@ class ContentTraining:
             popularity,
             popularity_offset=settings.popularity_offset,
             num_negatives=SAMPLED_NEGATIVES if sampled else None,
-            matmul_dtype=torch.float32,
+            matmul_dtype=precision,
         )
+
+    def run(self, on_epoch: OnEpoch | None = None) -> LearntContent:
+        """Learns both maps; the model stays as it is."""
+        losses: list[float] = []
+        while len(losses) < self._settings.epochs:
+            losses.append(self.epoch(len(losses)))
+            if on_epoch is not None:
+                on_epoch(len(losses), losses[-1])
+        return LearntContent(self.maps, losses)
 
     def epoch(self, number: int) -> float:
         """One pass over the sequences, counted from 0; the mean loss. The rate falls linearly to zero over all."""
@@ -187,6 +207,7 @@ class ContentTraining:
             decay=self._encoder.content_decay,
             temperature=self._encoder.content_temperature,
             logit_offsets=self._softmax.logit_offsets(candidates),
+            matmul_dtype=self._softmax.matmul_dtype,
         )
         loss = summed / batch.num_targets
         self._optimizer.zero_grad()
@@ -194,26 +215,6 @@ class ContentTraining:
         sum_gradients(self.maps, worker)
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
-
-
-def learn_content(
-    model: TrainableRecommender,
-    sequences: Sequences,
-    settings: ContentConfig,
-    *,
-    sampled: bool,
-    seed: int,
-    worker: Worker | None = None,
-    on_epoch: OnEpoch | None = None,
-) -> LearntContent:
-    """Learns both maps of a model's content; the model stays as it is."""
-    training = ContentTraining(model, sequences, settings, sampled=sampled, seed=seed, worker=worker or Worker())
-    losses: list[float] = []
-    while len(losses) < settings.epochs:
-        losses.append(training.epoch(len(losses)))
-        if on_epoch is not None:
-            on_epoch(len(losses), losses[-1])
-    return LearntContent(training.maps, losses)
 
 
 def following_loss(
@@ -225,6 +226,7 @@ def following_loss(
     decay: float,
     temperature: float,
     logit_offsets: Float[Tensor, " item"],
+    matmul_dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the targets by the cosine of the history's mapped mean and each item's content, summed.
 
@@ -239,7 +241,14 @@ def following_loss(
     real = targets > 0
     queries = of_history(decayed_means(inputs, content, decay=decay)[real]) / temperature
     had = _had(inputs, targets)
-    return full_softmax(queries, content, targets[real] - 1, logit_offsets=logit_offsets, passed_over=had)
+    return full_softmax(
+        queries,
+        content,
+        targets[real] - 1,
+        logit_offsets=logit_offsets,
+        passed_over=had,
+        matmul_dtype=matmul_dtype,
+    )
 
 
 def decayed_means(

@@ -181,7 +181,7 @@ def fit(
     alike = {name for name, values in model.named_buffers() if any(values is each for each in unshared)}
     model = model.to(worker.device)
     worker.share(model, but=alike)
-    validation = validation_targets(config, dataset)
+    validation, precision = validation_targets(config, dataset), precision_of(config, worker)
     history: list[Epoch] = []
     trained = time.monotonic()
     if METHODS[config.method].trains:
@@ -189,7 +189,7 @@ def fit(
             model,
             dataset.train,
             validation,
-            make_schedule(config, worker.device),
+            make_schedule(config, precision),
             seed=config.seed,
             worker=worker,
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
@@ -200,7 +200,7 @@ def fit(
     learnt = None
     if config.learns_content:
         tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history))
-        learnt = ensure_content(config, dataset, model, worker=worker, on_epoch=tell)
+        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
     fusion, tried = fuse(
         model,
         validation,
@@ -214,6 +214,7 @@ def fit(
     if worker.rank == 0:
         metrics = summarise(history, fusion, tried)
         metrics["content_losses"] = [] if learnt is None else learnt.losses
+        metrics["precision"] = str(precision).removeprefix("torch.")
         metrics["items_without_embedding"] = len(inputs.missing)
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         candidate_map = None if learnt is None else learnt.maps.candidate
@@ -233,12 +234,24 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def make_schedule(config: RatConfig, device: torch.device) -> Schedule:
-    """How the recommender of a config is trained on a device."""
+def precision_of(config: RatConfig, worker: Worker) -> torch.dtype:
+    """What products are computed in, the same on all workers: bfloat16 by default where every one's hardware has it."""
     in_half = config.engine.precision == "bf16"
-    if config.engine.precision == "auto" and device.type == "cuda":
-        in_half = torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = torch.bfloat16 if in_half else torch.float32
+    if config.engine.precision == "auto":
+        able = torch.tensor(float(_multiplies_bf16(worker.device)), device=worker.device)
+        in_half = float(worker.sum(able)) == worker.num_workers
+    return torch.bfloat16 if in_half else torch.float32
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Not by emulation, which is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def make_schedule(config: RatConfig, precision: torch.dtype) -> Schedule:
+    """How the recommender of a config is trained."""
     return Schedule(
         **config.training.model_dump(), adapter_rate=config.adapter.learning_rate_factor, precision=precision
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from llmemb.data.sequences import Sequences
 from llmemb.rat import content as module
 from llmemb.rat.config import ContentConfig
-from llmemb.rat.content import ContentTraining, decayed_means, following_loss, learn_content
+from llmemb.rat.content import ContentTraining, decayed_means, following_loss
 from llmemb.rat.training import TrainableRecommender, Worker
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.content import ContentMap, content_queries, unit
@@ -119,7 +119,7 @@ def test_what_is_learnt_holds_for_items_that_nobody_has_had(sampled: bool) -> No
         return float((best == new + num).float().mean())
 
     assert found() < 0.3
-    learnt = learn_content(model, sequences, settings, sampled=sampled, seed=0)
+    learnt = ContentTraining(model, sequences, settings, sampled=sampled, seed=0).run()
     learnt.maps.put_into(model)
     assert found() > 0.8
     assert len(learnt.losses) == 30
@@ -174,4 +174,4 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
     content[2] = float("nan")
     walks = Sequences.from_lists([[1, 2, 3, 4]])
     with pytest.raises(FloatingPointError, match="content, epoch 1, step 1: loss nan"):
-        learn_content(model_of(content), walks, ContentConfig(epochs=1), sampled=False, seed=0)
+        ContentTraining(model_of(content), walks, ContentConfig(epochs=1), sampled=False, seed=0).run()

@@ -31,7 +31,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
-from llmemb.rat.content import LearntContent, ensure_content, learn_content
+from llmemb.rat.content import ContentTraining, LearntContent, ensure_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
@@ -48,6 +48,7 @@ SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
     "training": {"max_epochs": 2, "batch_positions": 16, "learning_rate": 0.01},
     "alignment": {"weight": 0.03},
+    "engine": {"precision": "fp32"},  # to be compared closely, whatever the machine can do
 }
 
 
@@ -101,6 +102,33 @@ def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
     return config
 
 
+class Others(Worker):
+    """One of several workers, all others of which say 1."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.num_workers - 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "expected"),
+    [
+        ("auto", {"avx2": True, "avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ("auto", {"avx2": True, "avx512_bf16": False}, torch.float32),
+        ("auto", {"architecture": "aarch64"}, torch.float32),
+        ("fp32", {"avx512_bf16": True}, torch.float32),
+        ("bf16", {}, torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("worker", [Worker(), Others(1, 3)])
+def test_products_are_bfloat16_where_every_worker_multiplies_it(
+    precision, capabilities, expected, worker, trained, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    engine = trained.engine.model_copy(update={"precision": precision})
+    assert run.precision_of(trained.model_copy(update={"engine": engine}), worker) == expected
+
+
 def step_losses(uri: str) -> list[float]:
     return storage.read_json(f"{uri}/metrics.json")["step_losses"]
 
@@ -122,7 +150,7 @@ def test_both_recommenders_load_and_rank_every_item(trained, dataset):
 
 def test_cached_scores_equal_those_through_the_adapter(trained, dataset, monkeypatch):
     model = make_model(Inputs(trained, dataset, load_embeddings(Snapshot.open(trained.embeddings), dataset)[0]))
-    learn_content(model, dataset.train, trained.content, sampled=False, seed=trained.seed).maps.put_into(model)
+    ContentTraining(model, dataset.train, trained.content, sampled=False, seed=trained.seed).run().maps.put_into(model)
     weights = storage.read_bytes(f"{trained.output}/model.safetensors")
     model.load_state_dict(safetensors.torch.load(weights))
     with torch.inference_mode():
@@ -617,7 +645,7 @@ def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, t
     torch.testing.assert_close(after.item_embeddings, before.item_embeddings)  # it is learnt beside the recommender
     assert (after.content - before.content).abs().max() > 0.1
     model = make_model(load_inputs(learnt, dataset, Sources(None, "")))
-    learn_content(model, dataset.train, learnt.content, sampled=False, seed=learnt.seed).maps.put_into(model)
+    ContentTraining(model, dataset.train, learnt.content, sampled=False, seed=learnt.seed).run().maps.put_into(model)
     torch.testing.assert_close(after.content, model.content)
     histories = [dataset.item_ids[2:5], dataset.item_ids[:6]]
     searched, scored = (after.recommend(histories, k=5, index=index) for index in (after.build_index("flat"), None))

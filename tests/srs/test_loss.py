@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llmemb.srs import loss as loss_module
 from llmemb.srs.loss import Pairs, full_softmax
@@ -65,13 +66,25 @@ def test_huge_logits_stay_finite():
     assert full_softmax(states, table, torch.tensor([1])).item() == 600.0
 
 
-def test_bfloat16_products_are_near_float32():
+@pytest.mark.parametrize("passed_over", [None, PASSED_OVER])
+@pytest.mark.parametrize(("length", "bounded"), [(1.0, True), (12.0, False)])
+def test_with_bfloat16_products_loss_and_gradients_are_near_float64s(length, bounded, passed_over):
     torch.manual_seed(0)
-    states, table, targets = torch.randn(16, 8), torch.randn(20, 8), torch.arange(16)
-    exact = full_softmax(states, table, targets)
-    rounded = full_softmax(states, table, targets, matmul_dtype=torch.bfloat16)
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+    states, table = F.normalize(torch.randn(7, 32)) * 5, F.normalize(torch.randn(11, 32)) * length
+    targets, offsets = torch.tensor([0, 10, 3, 3, 5, 1, 9]), torch.randn(11)
+    assert loss_module._is_bounded(states, table, offsets) == bounded
+    expected_inputs = [states.double().requires_grad_(), table.double().requires_grad_()]
+    expected = naive(*expected_inputs, targets, offsets, passed_over)
+    expected.backward()
+    for chunk in (2, 100):
+        inputs = [states.clone().requires_grad_(), table.clone().requires_grad_()]
+        settings = {"logit_offsets": offsets, "passed_over": passed_over, "chunk_positions": chunk}
+        loss = full_softmax(*inputs, targets, **settings, matmul_dtype=torch.bfloat16)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss.double(), expected, rtol=2e-3, atol=0)
+        for actual, wanted in zip(inputs, expected_inputs, strict=True):
+            assert (actual.grad - wanted.grad).norm() < 0.01 * wanted.grad.norm()
 
 
 def test_offsets_are_added_to_every_positions_logits():
