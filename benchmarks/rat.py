@@ -6,8 +6,9 @@ All rows train the same model (2 blocks, length 50, about 1,024 positions a batc
 part of an epoch each, in turns, after one to warm up; times are scaled to a whole epoch. The peers are what one writes
 first: torch's own layers and cross-entropy of whole logits, on batches bucketed by length, or padded to 50; and
 RecTools' SASRec of the same sizes, 128 sequences a batch, if there is an environment that has it (``make bench``).
-With ``--epochs`` all but the padded loop are trained for as many epochs too, and validation NDCG@10 is told: after each
-epoch, and for RecTools after the last.
+Where the CPU has bfloat16, which our training uses then, two rows more are ours in float32 and the bucketed loop
+under autocast. With ``--epochs`` all but the padded loop are trained for as many epochs too, and validation
+NDCG@10 is told: after each epoch, and for RecTools after the last.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from llmemb.data.sequences import Sequences, Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.config import ModelConfig, TrainingConfig
+from llmemb.rat.precision import multiplies_bf16
 from llmemb.rat.recommender import make_encoder
 from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop, Worker
 from llmemb.srs.batching import cut_windows, gather
@@ -56,16 +58,16 @@ def main() -> None:
     sequences, num_items, dim = dataset.train, dataset.num_items, arguments.hidden_dim
     positions = int(np.maximum(sequences.lengths - 1, 0).sum())
     batches = list(islice(next_items(sequences).batches(seed=0, epoch=0), arguments.steps))
-    schedule = Schedule(**TrainingConfig().model_dump(), adapter_rate=1.0)
-    loop = TrainingLoop(make_model(num_items, dim), sequences, schedule, seed=0, worker=Worker())
-    model = make_plain(num_items, dim)
-    train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=2e-3))
+    bucketed = [(batch.inputs, batch.targets) for batch in batches]
     in_turn = list(islice(shuffled(sequences), max(1, arguments.steps // 10)))
-    rows: dict[str, Callable[[], int]] = {
-        "llmemb": partial(ours, loop, batches),
-        "plain, bucketed by length": partial(train_plainly, [(batch.inputs, batch.targets) for batch in batches]),
-        f"plain, padded to {MAX_SEQ_LEN}": partial(train_plainly, in_turn),
-    }
+    rows: dict[str, Callable[[], int]] = {}
+    for precision, note in precisions().items():
+        rows[f"llmemb{note}"] = partial(ours, make_loop(dataset, dim, precision), batches)
+    for precision, note in precisions().items():
+        model = make_plain(num_items, dim)
+        train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=2e-3), precision=precision)
+        rows[f"plain, bucketed by length{note}"] = partial(train_plainly, bucketed)
+    rows[f"plain, padded to {MAX_SEQ_LEN}"] = partial(train_plainly, in_turn)  # in float32, the last one
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(TURNS + 1):
         for name, run in rows.items():
@@ -81,19 +83,21 @@ def main() -> None:
 
 def compare_quality(dataset: Dataset, dim: int, epochs: int, peers: str | None) -> None:
     """Trains from the start, for as many epochs each; all items are ranked after each of them, nothing is filtered."""
-    schedule = Schedule(**TrainingConfig(max_epochs=epochs).model_dump(), adapter_rate=1.0)
-    loop = TrainingLoop(make_model(dataset.num_items, dim), dataset.train, schedule, seed=0, worker=Worker())
     model, objective, validation = make_plain(dataset.num_items, dim), next_items(dataset.train), dataset.validation()
-    train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate))
+    train_plainly = partial(plain, model, torch.optim.AdamW(model.parameters(), lr=TrainingConfig().learning_rate))
 
     def plain_epoch(number: int) -> float:
         train_plainly([(batch.inputs, batch.targets) for batch in objective.batches(seed=0, epoch=number - 1)])
         return plain_ndcg(model, validation)
 
+    def our_epoch(loop: TrainingLoop, number: int) -> float:
+        return loop.epoch(number, validation).validation_ndcg
+
     rows: dict[str, Callable[[int], float]] = {
-        "llmemb": lambda number: loop.epoch(number, validation).validation_ndcg,
-        "plain, bucketed by length": plain_epoch,
+        f"llmemb{note}": partial(our_epoch, make_loop(dataset, dim, precision, max_epochs=epochs))
+        for precision, note in precisions().items()
     }
+    rows["plain, bucketed by length"] = plain_epoch
     for name, epoch in rows.items():
         started = time.perf_counter()
         curve = [epoch(number) for number in range(1, epochs + 1)]
@@ -107,16 +111,31 @@ def compare_quality(dataset: Dataset, dim: int, epochs: int, peers: str | None) 
 
 def report(seconds: dict[str, list[float]], rectools: float | None, positions: int, num_items: int, dim: int) -> None:
     fastest = {name: min(times) for name, times in seconds.items()}
+    ours = next(iter(fastest.values()))
     print(f"{positions:,} positions, {num_items:,} items, h = {dim}, {torch.get_num_threads()} threads")
     for name, times in seconds.items():
-        ratio = fastest[name] / fastest["llmemb"]
-        print(f"{name:32}{fastest[name]:8.1f} s an epoch (of {TURNS}: up to {max(times):.1f}){ratio:8.2f} x ours")
+        ratio = fastest[name] / ours
+        print(f"{name:36}{fastest[name]:8.1f} s an epoch (of {TURNS}: up to {max(times):.1f}){ratio:8.2f} x ours")
     if rectools is not None:
-        print(f"{'RecTools 0.19':32}{rectools:8.1f} s an epoch (of 1){rectools / fastest['llmemb']:19.2f} x ours")
+        print(f"{'RecTools 0.19':36}{rectools:8.1f} s an epoch (of 1){rectools / ours:19.2f} x ours")
     operations = 6 * positions * dim * num_items + 6 * positions * 2 * 12 * dim**2
-    peak = matmul_peak()
-    limit = f"{operations / peak:.1f} s at this run's matmul peak of {peak / 1e9:.0f} GFLOP/s"
-    print(f"{operations / 1e12:.2f} TFLOP an epoch: {limit}")
+    for precision in precisions():
+        peak, name = matmul_peak(precision), str(precision).removeprefix("torch.")
+        limit = f"{operations / peak:.1f} s at this run's {name} matmul peak of {peak / 1e9:.0f} GFLOP/s"
+        print(f"{operations / 1e12:.2f} TFLOP an epoch: {limit}")
+
+
+def precisions() -> dict[torch.dtype, str]:
+    """What is compared, with a note for its rows: first what our training has here."""
+    if multiplies_bf16(torch.device("cpu")):
+        return {torch.bfloat16: ", bfloat16", torch.float32: ", float32"}
+    return {torch.float32: ""}
+
+
+def make_loop(dataset: Dataset, dim: int, precision: torch.dtype, **training: int) -> TrainingLoop:
+    settings = TrainingConfig.model_validate(training)
+    schedule = Schedule(**settings.model_dump(), adapter_rate=1.0, precision=precision)
+    return TrainingLoop(make_model(dataset.num_items, dim), dataset.train, schedule, seed=0, worker=Worker())
 
 
 def make_model(num_items: int, dim: int) -> TrainableRecommender:
@@ -165,12 +184,19 @@ def ours(loop: TrainingLoop, batches: list[Batch]) -> int:
     return sum(batch.num_targets for batch in batches)
 
 
-def plain(model: PlainSasrec, optimizer: torch.optim.Optimizer, batches: list[Padded]) -> int:
+def plain(
+    model: PlainSasrec,
+    optimizer: torch.optim.Optimizer,
+    batches: list[Padded],
+    *,
+    precision: torch.dtype = torch.float32,
+) -> int:
     trained = 0
     model.train()
     for inputs, targets in batches:
         item_index, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
-        loss = F.cross_entropy(model(item_index).flatten(0, 1), wanted.flatten() - 1, ignore_index=-1)
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            loss = F.cross_entropy(model(item_index).flatten(0, 1), wanted.flatten() - 1, ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -224,9 +250,9 @@ def shuffled(sequences: Sequences) -> Iterator[Padded]:
         yield items[:, :-1] * (items[:, 1:] > 0), items[:, 1:]
 
 
-def matmul_peak(size: int = 2048) -> float:
+def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
     """Operations per second of a square product."""
-    left, right, product = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    left, right, product = (torch.randn(size, size).to(dtype) for _ in range(3))
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()

@@ -37,8 +37,9 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ContentTraining
 from llmemb.rat.fusion import fuse
 from llmemb.rat.model import Sources, load_inputs, make_model, seen_logits
+from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import make_schedule, precision_of, validation_targets
+from llmemb.rat.run import make_schedule, validation_targets
 from llmemb.rat.training import TrainingLoop, Worker, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.objective import Objective

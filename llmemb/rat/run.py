@@ -34,6 +34,7 @@ from llmemb.rat.model import (
     seen_logits,
 )
 from llmemb.rat.new_items import NewItems
+from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import (
     CONTENT_KEYS,
     FORMAT,
@@ -232,22 +233,6 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def precision_of(config: RatConfig, worker: Worker) -> torch.dtype:
-    """What products are computed in, the same on all workers: bfloat16 by default where every one's hardware has it."""
-    in_half = config.engine.precision == "bf16"
-    if config.engine.precision == "auto":
-        able = torch.tensor(float(_multiplies_bf16(worker.device)), device=worker.device)
-        in_half = float(worker.sum(able)) == worker.num_workers
-    return torch.bfloat16 if in_half else torch.float32
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    """Not by emulation, which is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def make_schedule(config: RatConfig, precision: torch.dtype) -> Schedule:

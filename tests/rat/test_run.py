@@ -102,33 +102,6 @@ def trained(dataset, embeddings, ray_local, tmp_path_factory) -> RatConfig:
     return config
 
 
-class Others(Worker):
-    """One of several workers, all others of which say 1."""
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values + self.num_workers - 1
-
-
-@pytest.mark.parametrize(
-    ("precision", "capabilities", "expected"),
-    [
-        ("auto", {"avx2": True, "avx512_bf16": True}, torch.bfloat16),
-        ("auto", {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
-        ("auto", {"avx2": True, "avx512_bf16": False}, torch.float32),
-        ("auto", {"architecture": "aarch64"}, torch.float32),
-        ("fp32", {"avx512_bf16": True}, torch.float32),
-        ("bf16", {}, torch.bfloat16),
-    ],
-)
-@pytest.mark.parametrize("worker", [Worker(), Others(1, 3)])
-def test_products_are_bfloat16_where_every_worker_multiplies_it(
-    precision, capabilities, expected, worker, trained, monkeypatch
-):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    engine = trained.engine.model_copy(update={"precision": precision})
-    assert run.precision_of(trained.model_copy(update={"engine": engine}), worker) == expected
-
-
 def step_losses(uri: str) -> list[float]:
     return storage.read_json(f"{uri}/metrics.json")["step_losses"]
 
