@@ -36,7 +36,8 @@ from llmemb.metrics.slices import head_items
 from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ContentTraining
 from llmemb.rat.fusion import fuse
-from llmemb.rat.model import Sources, load_inputs, make_model, seen_logits
+from llmemb.rat.inputs import Sources, load_inputs
+from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import make_schedule, validation_targets

@@ -16,7 +16,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
-from llmemb.rat.model import load_embeddings
+from llmemb.rat.inputs import load_embeddings
 from llmemb.rat.recommender import Recommender, read_info, recipe
 from llmemb.rat.scaling import content_of
 from llmemb.srs.repeats import repeat_share

@@ -22,17 +22,10 @@ from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ensure_content, maps_identity, read_content
 from llmemb.rat.fusion import Fusion, fuse
+from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative, load_inputs
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
 from llmemb.rat.methods import METHODS
-from llmemb.rat.model import (
-    Sources,
-    check_values,
-    count_missing,
-    load_collaborative,
-    load_inputs,
-    make_model,
-    seen_logits,
-)
+from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.new_items import NewItems
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import (

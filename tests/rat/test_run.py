@@ -33,8 +33,9 @@ from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
 from llmemb.rat.content import ContentTraining, LearntContent, ensure_content
 from llmemb.rat.fusion import Fusion, fuse
+from llmemb.rat.inputs import Sources, count_missing, load_embeddings, load_inputs
 from llmemb.rat.methods.method import Inputs
-from llmemb.rat.model import Sources, count_missing, load_embeddings, load_inputs, make_model
+from llmemb.rat.model import make_model
 from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
 from llmemb.rat.training import TrainableRecommender, Worker
