@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage
-from llmemb.data.sequences import Sequences, Split, Targets, split_from_info
+from llmemb.data.sequences import Sequences, Split, Targets, concatenate, split_from_info
 from llmemb.errors import InputError
 
 ITEM_ID, USER_ID, ITEM_IDS, TIMESTAMPS = "item_id", "user_id", "item_ids", "timestamps"
@@ -78,17 +78,20 @@ class Dataset:
     @cached_property
     def sequences(self) -> Sequences:
         columns = [ITEM_IDS, TIMESTAMPS] if self.split.needs_timestamps else [ITEM_IDS]
-        table = pa.concat_tables([storage.read_table(file, columns) for file in self._sequence_files])
-        lists = table.column(ITEM_IDS)
-        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        index = pc.index_in(pc.list_flatten(lists), value_set=pa.array(self.item_ids))
-        if index.null_count:
-            raise InputError(f"dataset: {self.uri}: {index.null_count} interactions name items that items/ lacks")
-        items = index.to_numpy(zero_copy_only=False).astype(np.int32) + 1
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        if not self.split.needs_timestamps:
-            return Sequences(items, offsets)
-        return Sequences(items, offsets, pc.list_flatten(table.column(TIMESTAMPS)).to_numpy(zero_copy_only=False))
+        item_ids = pa.array(self.item_ids, pa.string())
+        parts: list[Sequences] = []
+        num_unknown = 0
+        for file in self._sequence_files:  # ids as text take many times what their indices do
+            table = storage.read_table(file, columns)
+            index = pc.index_in(pc.list_flatten(table.column(ITEM_IDS)), value_set=item_ids)
+            num_unknown += index.null_count
+            items = pc.fill_null(index, -1).to_numpy() + np.int32(1)
+            offsets = np.cumsum([0, *pc.list_value_length(table.column(ITEM_IDS)).to_numpy()], dtype=np.int64)
+            timestamps = pc.list_flatten(table.column(TIMESTAMPS)).to_numpy() if TIMESTAMPS in columns else None
+            parts.append(Sequences(items, offsets, timestamps))
+        if num_unknown:
+            raise InputError(f"dataset: {self.uri}: {num_unknown} interactions name items that items/ lacks")
+        return concatenate(parts)
 
     @property
     def _sequence_files(self) -> list[str]:

@@ -1,13 +1,15 @@
 """Users' item sequences in flat arrays, and the rules that split them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 SplitName = Literal["validation", "test"]
+USERS_PER_GATHER = 2**16
+"""Whose interactions are found at once: where they are takes four times the memory that they do."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ class Targets:
 
     def take(self, queries: NDArray[np.int64]) -> "Targets":
         return Targets(self.users[queries], self.histories.take(queries), self.items[queries])
+
+
+def concatenate(parts: Sequence[Sequences]) -> Sequences:
+    """The users of all parts, one part after another."""
+    items = np.concatenate([part.items for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in parts]))])
+    timestamps = [part.timestamps for part in parts if part.timestamps is not None]
+    return Sequences(items, offsets, np.concatenate(timestamps) if timestamps else None)
 
 
 def some_users(num: int, at_most: int, seed: Sequence[int]) -> NDArray[np.int64]:
@@ -164,6 +174,14 @@ def _targets(sequences: Sequences, users: NDArray[np.int64], places: NDArray[np.
 
 def _gather(sequences: Sequences, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Sequences:
     offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
-    source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    timestamps = None if sequences.timestamps is None else sequences.timestamps[source]
-    return Sequences(sequences.items[source], offsets, timestamps)
+    taken = Sequences(np.empty(offsets[-1], np.int32), offsets)
+    if sequences.timestamps is not None:
+        taken = replace(taken, timestamps=np.empty(offsets[-1], np.int64))
+    for first in range(0, len(starts), USERS_PER_GATHER):
+        users = slice(first, first + USERS_PER_GATHER)
+        start, stop = offsets[first], offsets[min(first + USERS_PER_GATHER, len(starts))]
+        source = np.arange(start, stop) + np.repeat(starts[users] - offsets[:-1][users], stops[users] - starts[users])
+        taken.items[start:stop] = sequences.items[source]
+        if sequences.timestamps is not None and taken.timestamps is not None:
+            taken.timestamps[start:stop] = sequences.timestamps[source]
+    return taken

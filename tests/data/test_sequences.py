@@ -1,9 +1,12 @@
 """Flat sequences and leave-one-out, checked against lists."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmemb.data import sequences
 from llmemb.data.sequences import LeaveOneOut, Sequences, TimeCut, split_from_info
 
 LISTS = [[1, 2, 3, 4], [5, 6], [7, 8, 9], []]
@@ -29,6 +32,15 @@ def test_counts_have_a_place_for_padding_and_for_items_never_seen() -> None:
 
 def test_take_keeps_the_asked_order() -> None:
     assert _lists(SEQUENCES.take(np.array([2, 0, 2]))) == [[7, 8, 9], [1, 2, 3, 4], [7, 8, 9]]
+
+
+def test_what_is_taken_does_not_depend_on_how_many_users_are_found_at_once(monkeypatch) -> None:
+    timed = replace(SEQUENCES, timestamps=np.arange(len(SEQUENCES.items)))
+    for users_at_once in (1, 2, 100):
+        monkeypatch.setattr(sequences, "USERS_PER_GATHER", users_at_once)
+        kept = timed.without_last(np.array([2, 0, 1, 0]))
+        assert _lists(kept) == [[1, 2], [5, 6], [7, 8], []]
+        assert kept.timestamps.tolist() == [0, 1, 4, 5, 6, 7]
 
 
 def test_leave_one_out_by_hand() -> None:
