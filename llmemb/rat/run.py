@@ -108,7 +108,8 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
     """
     if ":" in config.backbone:
         elsewhere = not here and bool(os.environ.get("RAY_ADDRESS"))
-        try_backbone(config.backbone, elsewhere=elsewhere, **backbone_sizes(config.model))
+        precision = precision_of(config, Worker())
+        try_backbone(config.backbone, elsewhere=elsewhere, precision=precision, **backbone_sizes(config.model))
     if config.prompt is not None:
         config.prompt.check_columns(dataset.item_columns, config.dataset)
     if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):

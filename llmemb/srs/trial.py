@@ -16,17 +16,19 @@ TOLERANCE = 1e-3
 """Of the largest state: kernels may round differently from call to call."""
 
 
-def try_backbone(name: str, *, elsewhere: bool = False, **sizes: Any) -> None:
+def try_backbone(name: str, *, elsewhere: bool = False, precision: torch.dtype = torch.float32, **sizes: Any) -> None:
     """Makes a backbone and asks it for some states, on the CPU; torch's generator is left as it was.
 
     Args:
         elsewhere: It is trained on other machines, whose GPUs its kernels may need: one that cannot be called here is
             told of and not refused.
+        precision: What its products are computed in when it is trained.
         sizes: What it is made with, as :func:`make_backbone` takes them.
 
     Raises:
         InputError: it cannot be made or called as :class:`llmemb.srs.backbone.Backbone` says, its states have another
-            shape or are not finite, or it passes for causal and a state changes with a later item.
+            shape or are not finite, it passes for causal and a state changes with a later item, or it cannot be called
+            with products of that precision.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -53,6 +55,15 @@ def try_backbone(name: str, *, elsewhere: bool = False, **sizes: Any) -> None:
             other = vectors.clone()
             other[:, -1] = torch.randn(sizes["hidden_dim"])
             _check_causal(name, states, backbone(other, mask), mask)
+        if precision != torch.float32 and not elsewhere:
+            try:
+                with torch.autocast("cpu", dtype=precision):
+                    backbone(vectors, mask)
+            except Exception as error:
+                raise InputError(
+                    f"backbone: {name} cannot be called with bfloat16 products; expected engine.precision=fp32, or one "
+                    f"that can: {_told(error)}"
+                ) from error
 
 
 def _check_causal(

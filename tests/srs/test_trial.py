@@ -75,6 +75,13 @@ class SeesAllAndSaysSo(SeesAll):
     causal = False
 
 
+class KeepsToFloat32(Own):
+    def forward(self, vectors, mask):
+        states = self.layer(vectors)
+        assert states.dtype == torch.float32, "only float32"
+        return states
+
+
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("my_own_models")
@@ -109,6 +116,14 @@ def test_one_that_only_other_machines_can_call_is_told_of(own, capsys):
     assert "cannot be called with item vectors and a mask: TypeError" in capsys.readouterr().out
     with pytest.raises(InputError, match="changes with what comes after it"):
         try_backbone(f"{own}:SeesAll", elsewhere=True, **SIZES)
+
+
+def test_one_that_needs_float32_is_told_so_where_products_are_bfloat16(own):
+    name = f"{own}:KeepsToFloat32"
+    try_backbone(name, **SIZES)
+    try_backbone(f"{own}:Own", precision=torch.bfloat16, **SIZES)
+    with pytest.raises(InputError, match=r"with bfloat16 products; expected engine\.precision=fp32.*only float32"):
+        try_backbone(name, precision=torch.bfloat16, **SIZES)
 
 
 @pytest.mark.parametrize(
