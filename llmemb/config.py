@@ -87,6 +87,8 @@ def unshown(message: str) -> PydanticCustomError:
 def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """A job's YAML file with overrides merged over it and references resolved, not validated yet.
 
+    A mapping is merged key by key; ``section={}`` leaves nothing of the file's.
+
     Raises:
         InputError: no such file, not keys and values in YAML, or an override that is none.
     """
@@ -100,7 +102,13 @@ def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
             written = yaml.safe_load(file) or {}
         if not isinstance(written, dict):
             raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged: Any = OmegaConf.load(path)
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if value.strip() == "{}":
+                OmegaConf.update(merged, key, {}, merge=False)
+            else:
+                merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         return cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error

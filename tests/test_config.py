@@ -45,6 +45,13 @@ def test_override_wins_over_file_and_file_over_default(toy_yaml: str) -> None:
     assert (config.max_steps, config.optimiser.learning_rate, config.num_workers) == (7, 0.5, 1)
 
 
+def test_an_empty_mapping_leaves_nothing_of_the_files(toy_yaml: str) -> None:
+    assert ToyConfig.load(toy_yaml, ["optimiser={}"]).optimiser.learning_rate == 0.1
+    assert ToyConfig.load(toy_yaml, ["optimiser={}", "optimiser.learning_rate=0.2"]).optimiser.learning_rate == 0.2
+    with pytest.raises(InputError, match="optimizer: unknown key"):
+        ToyConfig.load(toy_yaml, ["optimizer={}"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
