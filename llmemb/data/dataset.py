@@ -86,7 +86,8 @@ class Dataset:
             index = pc.index_in(pc.list_flatten(table.column(ITEM_IDS)), value_set=item_ids)
             num_unknown += index.null_count
             items = pc.fill_null(index, -1).to_numpy() + np.int32(1)
-            offsets = np.cumsum([0, *pc.list_value_length(table.column(ITEM_IDS)).to_numpy()], dtype=np.int64)
+            lengths = pc.list_value_length(table.column(ITEM_IDS)).to_numpy()
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             timestamps = pc.list_flatten(table.column(TIMESTAMPS)).to_numpy() if TIMESTAMPS in columns else None
             parts.append(Sequences(items, offsets, timestamps))
         if num_unknown:
