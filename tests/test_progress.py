@@ -9,7 +9,7 @@ from llmemb import progress
 
 
 class SlowBoard:
-    """Hears what it is told later than it is asked."""
+    """Hears what it is told later than it is asked; of two things told at once either may come last."""
 
     def __init__(self) -> None:
         self._state: tuple[int, int | None, dict[str, float | str]] = (0, None, {})
@@ -37,7 +37,6 @@ def test_the_last_line_says_of_how_many_it_was_in_the_end(ray_local, monkeypatch
 def test_the_end_told_by_a_worker_is_shown_before_the_bar_closes(ray_local, capsys):
     @ray.remote(num_cpus=0)
     def work(board):
-        progress.tell(board, 1, 2)
         progress.tell(board, 2, 2)
 
     with progress.remote_bar("scft", total=2, unit="steps", board_class=SlowBoard) as board:
