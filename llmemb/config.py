@@ -104,14 +104,25 @@ def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
             raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
         merged: Any = OmegaConf.load(path)
         for override in overrides:
-            key, _, value = override.partition("=")
-            if value.strip() == "{}":
-                OmegaConf.update(merged, key, {}, merge=False)
-            else:
-                merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            merged = _overridden(merged, override)
         return cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
+
+
+def _overridden(settings: Any, override: str) -> Any:
+    key, _, value = override.partition("=")
+    try:
+        if value.strip() != "{}":
+            return OmegaConf.merge(settings, OmegaConf.from_dotlist([override]))
+        OmegaConf.update(settings, key, {}, merge=False)
+        return settings
+    except OmegaConfBaseException:
+        raise
+    except (TypeError, ValueError) as error:  # of a key inside a list
+        raise InputError(
+            f"config: override {key}: the file has a list there; expected the whole of it, [a, b]"
+        ) from error
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -45,6 +45,14 @@ def test_override_wins_over_file_and_file_over_default(toy_yaml: str) -> None:
     assert (config.max_steps, config.optimiser.learning_rate, config.num_workers) == (7, 0.5, 1)
 
 
+@pytest.mark.parametrize("override", ["models.x=3", "models.x={}"])
+def test_a_key_inside_a_list_is_one_line(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text("output: out\nmodels: [a, b]\n")
+    with pytest.raises(InputError, match=r"^config: override models\.x: the file has a list there; expected the whole"):
+        ToyConfig.load(str(path), [override])
+
+
 def test_an_empty_mapping_leaves_nothing_of_the_files(toy_yaml: str) -> None:
     assert ToyConfig.load(toy_yaml, ["optimiser={}"]).optimiser.learning_rate == 0.1
     assert ToyConfig.load(toy_yaml, ["optimiser={}", "optimiser.learning_rate=0.2"]).optimiser.learning_rate == 0.2
