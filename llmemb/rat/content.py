@@ -47,7 +47,7 @@ class ContentMaps(nn.Module):
         with torch.no_grad():
             for rows in in_chunks(model.content):
                 rows.copy_(self.candidate(rows))
-        model.encoder.content_map = self.history
+        model.encoder.content_map = self.history.requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The untrained model of a recommender."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -11,6 +12,7 @@ from llmemb.rat.methods.method import Inputs
 from llmemb.rat.recommender import CONTENT_KEYS, make_encoder
 from llmemb.rat.scaling import Scaler, content_of
 from llmemb.rat.training import TrainableRecommender
+from llmemb.srs.encoder import TermWeights
 from llmemb.srs.repeats import repeat_share
 
 
@@ -28,12 +30,27 @@ def make_model(inputs: Inputs) -> TrainableRecommender:
     table, num_items = method.item_table(inputs), inputs.dataset.num_items
     model = TrainableRecommender(table, encoder, num_items=num_items, content=content, whitening=whitening)
     method.extend(inputs, model)
-    encoder.seen_logit.fill_(seen_logits(config, inputs.dataset)[-1])
+    encoder.weights = weights_in_training(config, inputs.dataset)
     return model
 
 
+def weights_in_training(config: RatConfig, dataset: Dataset) -> TermWeights:
+    """How the terms of a score are weighed when an epoch is validated, before weights are chosen.
+
+    Content has the middle of what is tried: the logit alone says little of which epoch has the best scores with it.
+    """
+    seen_logit = seen_logits(config, dataset)[-1]
+    if not config.has_content:
+        return TermWeights(seen_logit)
+    return TermWeights(seen_logit, _middle(config.fusion.content_weights), _middle(config.fusion.content_shares))
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
 def seen_logits(config: RatConfig, dataset: Dataset) -> list[float]:
-    """What is tried as the logit of items that a history has already; the last is in force during training."""
+    """What is tried as the logit of items that a history has already; the last when an epoch is validated."""
     if not config.fusion.repeats:
         return [0.0]
     log_share = math.log(repeat_share(dataset.train))

@@ -177,6 +177,10 @@ def fit(
     model = model.to(worker.device)
     worker.share(model, but=alike)
     validation, precision = validation_targets(config, dataset), precision_of(config, worker)
+    learnt = None
+    if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
+        tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config)
+        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
     history: list[Epoch] = []
     trained = time.monotonic()
     if METHODS[config.method].trains:
@@ -192,10 +196,6 @@ def fit(
         )
     # A run that went on after a stop took the time of all its epochs.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
-    learnt = None
-    if config.learns_content:
-        tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config, len(history))
-        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
     fusion, tried = fuse(
         model,
         validation,
@@ -289,12 +289,12 @@ def _content_epochs(config: RatConfig) -> int:
 
 def _tell_of_training(on_epoch: OnEpoch, config: RatConfig, epoch: Epoch, is_last: bool) -> None:
     figures = {"loss": epoch.loss, "ndcg@10": epoch.validation_ndcg, "positions_per_second": epoch.positions_per_second}
-    total = epoch.epoch + _content_epochs(config) if is_last else max_epochs(config)
-    on_epoch(epoch.epoch, total, figures)
+    done = _content_epochs(config) + epoch.epoch
+    on_epoch(done, done if is_last else max_epochs(config), figures)
 
 
-def _tell_of_content(on_epoch: OnEpoch, config: RatConfig, trained: int, epoch: int, loss: float) -> None:
-    on_epoch(trained + epoch, trained + _content_epochs(config), {"content_loss": loss})
+def _tell_of_content(on_epoch: OnEpoch, config: RatConfig, epoch: int, loss: float) -> None:
+    on_epoch(epoch, max_epochs(config), {"content_loss": loss})
 
 
 def _tell(board: Any, done: int, total: int, figures: dict[str, float]) -> None:

@@ -153,7 +153,7 @@ class TrainableRecommender(nn.Module):
         return groups
 
     def final_table(self) -> FinalTable:
-        """All that is cached: the content only if it has a weight, as it has none until one is chosen."""
+        """All that scores are made of: the content only if it has a weight."""
         return FinalTable(self.item_embeddings(), self.content if self.encoder.weights.reads_content else None)
 
 
@@ -251,9 +251,9 @@ class TrainingLoop:
 
     def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
         """Where the checkpoint left off, or the start; the epochs done and the best weights of them."""
-        progress = None if uri is None else checkpoint.load(uri)
-        if progress is None:
-            return [], self._model.state_dict()
+        progress, weights = None if uri is None else checkpoint.load(uri), self._model.state_dict()
+        if progress is None or progress.weights.keys() != weights.keys():  # that of another version of llmemb
+            return [], weights
         checkpoint.restore(progress, self._model, self._optimizer)
         return list(progress.history), progress.best_weights
 

@@ -46,8 +46,8 @@ class TermWeights:
 class HistoryEncoder(nn.Module):
     """A backbone and how its states meet the item table.
 
-    A score may have more terms than the trained logit, weighed as ``weights`` says: no part of the training, and 0 at
-    first (see :class:`TermWeights`). ``seen_logit`` is for all of a history, also what is older than the newest
+    A score may have more terms than the trained logit, weighed as ``weights`` says, 0 at first: no part of the loss
+    (see :class:`TermWeights`). ``seen_logit`` is for all of a history, also what is older than the newest
     ``max_seq_len`` items, which alone are read otherwise.
 
     Args:

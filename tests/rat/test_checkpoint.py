@@ -72,5 +72,19 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbo
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
 
 
+def test_what_another_version_began_is_begun_again(tmp_path: Path):
+    uri = str(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(KilledError):
+        fit(uri, killed_after=2)
+    done = checkpoint.load(uri)
+    assert done is not None
+    for weights in (done.weights, done.best_weights):
+        del weights["encoder.seen_logit"]  # as one that knew no such term
+    checkpoint.save(uri, done)
+    _, history = fit(uri)
+    assert len(history) == EPOCHS
+    assert [epoch.step_losses for epoch in history] == [epoch.step_losses for epoch in fit(None)[1]]
+
+
 def test_without_a_file_there_is_nothing_to_go_on_with(tmp_path):
     assert checkpoint.load(str(tmp_path / "none.safetensors")) is None

@@ -605,6 +605,7 @@ def test_there_is_no_recommendation_from_nothing(trained, dataset):
 
 def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, tmp_path):
     settings = {"embeddings": embeddings, "fusion": {"content_weights": [2.0], "content_shares": [0.3]}}
+    settings["training"] = SMALL["training"] | {"max_epochs": 1}  # which is the best, whatever content says
     plain, learnt = (
         config_for(dataset, output=str(tmp_path / name), **settings, content={"epochs": epochs, "learning_rate": 0.1})
         for name, epochs in (("plain", 0), ("learnt", 2))
@@ -627,6 +628,47 @@ def test_content_that_is_learnt_is_stored_and_scored_with(dataset, embeddings, t
     assert scored != before.recommend(histories, k=5)
 
 
+def test_an_epoch_is_validated_with_learnt_content_in_the_middle_of_what_is_tried(dataset, embeddings, tmp_path):
+    weights = {"content_weights": [6.0, 0.0, 2.0], "content_shares": [0.0, 0.3, 0.6]}
+    settings = {"embeddings": embeddings, "training": SMALL["training"] | {"max_epochs": 1}}
+    content = {"epochs": 2, "learning_rate": 0.1}
+    in_epoch, tried = [], []
+    for name, fusion in (("with", weights), ("without", {"content": False})):
+        output = str(tmp_path / name)
+        run_rat(config_for(dataset, output=output, **settings, content=content, fusion=fusion), here=True)
+        metrics = storage.read_json(f"{output}/metrics.json")
+        in_epoch.append(metrics["epochs"][0]["validation_ndcg"])
+        tried.append(metrics["fusion"]["tried"])
+    lowest = min(each["seen_logit"] for each in tried[0])
+    middle = {"seen_logit": lowest, "content_weight": 2.0, "content_share": 0.3}
+    [expected] = [each for each in tried[0] if each.items() >= middle.items()]
+    assert in_epoch[0] == pytest.approx(expected["validation_ndcg"])
+    assert in_epoch[1] == pytest.approx(tried[1][-1]["validation_ndcg"])  # with the same logit for what was seen
+    assert abs(in_epoch[0] - in_epoch[1]) > 0.01
+
+
+def test_a_training_with_content_that_was_cut_ends_as_one_that_was_not(dataset, embeddings, tmp_path):
+    settings = {"embeddings": embeddings, "content": {"epochs": 2, "learning_rate": 0.1}}
+    settings["training"] = SMALL["training"] | {"max_epochs": 4}
+    whole, cut = (config_for(dataset, output=str(tmp_path / name), **settings) for name in ("whole", "cut"))
+    run_rat(whole, here=True)
+
+    def cut_off(done: int, total: int, figures: dict[str, float]) -> None:
+        if done == 2 + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rat(cut, here=True, on_epoch=cut_off)
+    told: list[str] = []
+    run_rat(cut, here=True, on_epoch=lambda done, total, figures: told.append(next(iter(figures))))
+    assert told == ["loss", "loss"]  # content is not learnt again
+    metrics = [storage.read_json(f"{each.output}/metrics.json") for each in (whole, cut)]
+    for key in ("content_losses", "step_losses", "best_epoch", "fusion"):
+        assert metrics[1][key] == metrics[0][key]
+    recommenders = [Recommender.load(each.output) for each in (whole, cut)]
+    torch.testing.assert_close(recommenders[1].item_embeddings, recommenders[0].item_embeddings, rtol=0, atol=0)
+
+
 def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
     told: list[tuple[int, int, str]] = []
 
@@ -638,9 +680,9 @@ def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
     run_rat(config.model_copy(update={"training": TrainingConfig(**patient)}), here=True, on_epoch=on_epoch)
     trained = len(told) - 2
     assert 1 < trained < 30
-    in_training = [(epoch, 32 if epoch < trained else trained + 2, "loss") for epoch in range(1, trained + 1)]
-    of_content = [(trained + epoch, trained + 2, "content_loss") for epoch in (1, 2)]
-    assert told == in_training + of_content
+    of_content = [(epoch, 32, "content_loss") for epoch in (1, 2)]
+    in_training = [(2 + epoch, 32 if epoch < trained else 2 + trained, "loss") for epoch in range(1, trained + 1)]
+    assert told == of_content + in_training
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
