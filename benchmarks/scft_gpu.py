@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/scft_gpu.py [--models 1B,7B] [--pairs 512] [--steps 5] [--device cuda]
 
-Needs torch, transformers and peft alone: gradient caching, packed texts, LoRA of rank 8, bf16, as the job does them,
-with torch's AdamW in place of DeepSpeed. Views of random ids, as long as those of Amazon Beauty's items. A token
-counts once, however often it passes: 2 FLOPs forward and 2 backward per weight of the linear layers. The share is of a
-measured product of two square matrices; gradient caching adds a forward pass, so it cannot exceed two thirds.
+Needs torch, transformers, peft and jaxtyping alone: gradient caching, packed texts, LoRA of rank 8, bf16, as the job
+does them, with torch's AdamW in place of DeepSpeed. Views of random ids, as long as those of Amazon Beauty's items. A
+token counts once, however often it passes: 2 FLOPs forward and 2 backward per weight of the linear layers. The share is
+of a measured product of two square matrices; gradient caching adds a forward pass, so it cannot exceed two thirds.
 """
 
 import argparse

@@ -109,10 +109,22 @@ def has_gpus() -> bool:
     """
     import ray
 
+    device = _wanted_device()
+    return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def own_device() -> str:
+    """Where this process computes by itself: ``cuda`` if it sees a GPU and ``LLMEMB_DEVICE`` does not say ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and _wanted_device() != "cpu" else "cpu"
+
+
+def _wanted_device() -> str:
     device = os.environ.get("LLMEMB_DEVICE", "auto")
     if device not in DEVICES:
         raise InputError(f"LLMEMB_DEVICE: expected one of {', '.join(DEVICES)}, got {device!r}")
-    return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    return device
 
 
 def cpu_threads(num_workers: int, labels: Mapping[str, str] | None = None) -> int:

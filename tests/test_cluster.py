@@ -129,10 +129,22 @@ def test_a_cluster_that_has_no_gpu_yet_can_say_that_it_will(monkeypatch, device,
     assert cluster.has_gpus() is expected
 
 
+@pytest.mark.parametrize(
+    ("wanted", "seen", "expected"), [("auto", True, "cuda"), ("cpu", True, "cpu"), ("gpu", False, "cpu")]
+)
+def test_a_process_leaves_its_gpu_alone_where_that_is_asked_for(monkeypatch, wanted, seen, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    monkeypatch.setenv("LLMEMB_DEVICE", wanted)
+    assert cluster.own_device() == expected
+
+
 def test_another_device_is_a_mistake(monkeypatch):
     monkeypatch.setenv("LLMEMB_DEVICE", "tpu")
     with pytest.raises(InputError, match="LLMEMB_DEVICE: expected one of auto, cpu, gpu, got 'tpu'"):
         cluster.has_gpus()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="LLMEMB_DEVICE: expected one of auto, cpu, gpu, got 'tpu'"):
+        cluster.own_device()
 
 
 def test_of_what_native_code_says_one_false_alarm_alone_is_kept_back(capfd):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmemb import storage
+from llmemb.cluster import own_device
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
@@ -133,7 +134,7 @@ def recommender_entrants(uris: Sequence[str], dataset: Dataset, *, across_datase
 
 
 def load_recommender(uri: str) -> Recommender:
-    return Recommender.load(uri, device="cuda" if torch.cuda.is_available() else "cpu")
+    return Recommender.load(uri, device=own_device())
 
 
 def load_translated(uri: str, dataset_uri: str) -> Scorer:

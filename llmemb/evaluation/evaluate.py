@@ -157,7 +157,9 @@ def compare(comparison: Comparison) -> None:
     }
     results = _facts(comparison, slices)
     results["models"] = _models(comparison, rankings, slices)
-    results["comparisons"] = comparisons(rankings, slices, uncertainty=config.uncertainty, seed=config.seed)
+    results["comparisons"] = comparisons(
+        rankings, slices, uncertainty=config.uncertainty, seed=config.seed, seeds=_seeds(comparison.entrants)
+    )
     results["examples"] = _examples(comparison, {label: runs[0] for label, runs in rankings.items()})
     maps = embedding_map.draw_maps(
         _embeddings(comparison),
@@ -171,6 +173,12 @@ def compare(comparison: Comparison) -> None:
     html = report.render_html(results, popularity=dataset.popularity, maps=maps)
     storage.write_bytes(storage.join(config.output, REPORT_FILE), html.encode())
     storage.write_json(storage.join(config.output, METRICS_FILE), results)
+
+
+def _seeds(entrants: Sequence[Entrant]) -> dict[str, list[int]]:
+    """Those of the runs, by label, of whom there are several."""
+    several = [entrant for entrant in entrants if len(entrant.runs) > 1]
+    return {entrant.label: [run.seed for run in entrant.runs if run.seed is not None] for entrant in several}
 
 
 def _imported_entrant(ranking: ImportedRanking) -> Entrant:

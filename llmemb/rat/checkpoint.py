@@ -1,6 +1,7 @@
 """Where a training stands after an epoch, in one file: what is needed to go on as if nothing had happened.
 
-No random state is kept: each epoch draws from (seed, epoch). The file does not depend on the number of workers.
+No random state is kept: each epoch draws from (seed, epoch). The file does not depend on the number of workers. Single
+steps' losses are a tensor of each epoch: notes are in the file's header, which may have 100 MB, and they would fill it.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ class Progress:
 
     Attributes:
         history: Its epochs.
-        weights: The model's.
+        weights: What is trained of the model.
         best_weights: Those of the epoch with the best validation.
         optimizer: What the optimizer keeps of each parameter, by the parameter's number: ``state_dict()["state"]``.
     """
@@ -56,15 +57,17 @@ def save(uri: str, progress: Progress) -> None:
     contents |= {f"best.{name}": value for name, value in progress.best_weights.items()}
     for number, state in progress.optimizer.items():
         contents |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    tensors.write(uri, contents, {"history": [asdict(epoch) for epoch in progress.history]})
+    for epoch in progress.history:
+        contents[f"losses.{epoch.epoch}"] = torch.tensor(epoch.step_losses, dtype=torch.float64)
+    tensors.write(uri, contents, {"history": [epoch.summary() for epoch in progress.history]})
 
 
 def load(uri: str) -> Progress | None:
-    """What :func:`save` wrote; None where there is no such file."""
+    """What :func:`save` wrote; None where there is no such file, or that of another version of this module."""
     if not storage.exists(uri):
         return None
     contents, notes = tensors.read(uri)
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}, "losses": {}}
     for name, tensor in contents.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = tensor
@@ -72,12 +75,9 @@ def load(uri: str) -> Progress | None:
     for name, tensor in groups["optimizer"].items():
         number, _, key = name.partition(".")
         optimizer.setdefault(int(number), {})[key] = tensor
-    history = [Epoch(**{**epoch, "step_losses": tuple(epoch["step_losses"])}) for epoch in notes["history"]]
+    if len(groups["losses"]) < len(notes["history"]):
+        return None
+    history = [
+        Epoch(**epoch, step_losses=tuple(groups["losses"][str(epoch["epoch"])].tolist())) for epoch in notes["history"]
+    ]
     return Progress(history, groups["weights"], groups["best"], optimizer)
-
-
-def restore(progress: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts model and optimizer where they were."""
-    model.load_state_dict(progress.weights)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": progress.optimizer, "param_groups": groups})

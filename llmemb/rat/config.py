@@ -69,7 +69,7 @@ class AlignmentConfig(Config):
 
 
 class ContentConfig(Config):
-    """How it is learnt which content follows which (methods llmemb and text_sum), after the recommender's training."""
+    """How it is learnt which content follows which (methods llmemb and text_sum), before the recommender's training."""
 
     epochs: int = Field(default=3, ge=0)
     """Passes over the sequences; with 0 the whitened embeddings are compared as they are."""
@@ -178,9 +178,10 @@ class FusionConfig(Config):
     """Lets the cosine of a candidate's whitened LLM embedding and the history's be a part of the score (methods llmemb
     and text_sum)."""
     content_weights: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0, 8.0)
-    """Tried factors of that cosine, which is added to the trained logit."""
+    """Tried factors of that cosine, which is added to the trained logit; while an epoch is validated the middle one."""
     content_shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    """Tried shares of content by itself in the probability of the next item; the logits with it have the rest."""
+    """Tried shares of content by itself in the probability of the next item; the logits with it have the rest. While an
+    epoch is validated the middle one."""
     content_temperature: float = Field(default=0.07, gt=0)
     """Divides the cosines where they alone are the logits."""
     content_decay: float = Field(default=0.6, gt=0, le=1)
@@ -241,9 +242,9 @@ EXPECTED = {
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    # Content maps are what the other keys make them, wherever they are.
+    # Item vectors and content maps are what the other keys make them, wherever they are.
     execution_keys: ClassVar[frozenset[str]] = frozenset(
-        {"max_missing_share", "content_maps", "num_workers", "node_labels", "engine"}
+        {"max_missing_share", "item_vectors", "content_maps", "num_workers", "node_labels", "engine"}
     )
     uri_keys: ClassVar[frozenset[str]] = frozenset(
         {"dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"}
@@ -314,7 +315,13 @@ class RatConfig(JobConfig):
     def reads(self) -> frozenset[str]:
         """The keys that the method reads with these settings, of those that not every method does."""
         reads = READS[self.method]
-        return reads - {"collaborative"} if "alignment" in reads and not self.alignment.weight else reads
+        if "alignment" in reads and not self.alignment.weight:
+            reads -= {"collaborative"}
+        if not self.fusion.content:
+            reads -= {"content", "content_maps"} | CONTENT - {"fusion.content"}
+        elif not self.content.epochs:
+            reads -= {"content_maps"}
+        return reads
 
     @property
     def needs_collaborative(self) -> bool:
@@ -324,7 +331,7 @@ class RatConfig(JobConfig):
     @property
     def has_content(self) -> bool:
         """Whether scores may have the term for content."""
-        return self.reads >= CONTENT and self.fusion.content
+        return self.reads >= CONTENT
 
     @property
     def learns_content(self) -> bool:
@@ -349,11 +356,13 @@ class RatConfig(JobConfig):
     def only_read(self) -> Self:
         """With whatever the method does not read at its default: nobody opens it or counts it as an input.
 
-        The same holds for how to align where the weight is 0.
+        The same holds for how to align where the weight is 0, and how to learn content where that has no epochs.
         """
         unread = self._unread()
         if not self.alignment.weight:
             unread.setdefault("alignment", set(AlignmentConfig.model_fields) - {"weight"})
+        if not self.content.epochs:
+            unread.setdefault("content", set(ContentConfig.model_fields) - {"epochs"})
         return type(self).model_validate(self.model_dump(exclude=unread))
 
     def id_only(self, output: str) -> Self:

@@ -6,6 +6,7 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,14 +53,16 @@ class ContentMaps(nn.Module):
 
 @dataclass(frozen=True)
 class LearntContent:
-    """Both maps, and the mean loss of each epoch."""
+    """Both maps, the mean loss of each epoch, and the seconds that it took to learn them."""
 
     maps: ContentMaps
     losses: list[float]
+    seconds: float
 
     def write(self, uri: str, determined_by: str) -> None:
         """Writes the file that :func:`read_content` reads."""
-        tensors.write(uri, self.maps.state_dict(), {"determined_by": determined_by, "losses": self.losses})
+        notes = {"determined_by": determined_by, "losses": self.losses, "seconds": self.seconds}
+        tensors.write(uri, self.maps.state_dict(), notes)
 
 
 def ensure_content(
@@ -124,7 +127,7 @@ def read_content(uri: str, determined_by: str) -> LearntContent:
         raise InputError(f"content_maps: {uri} holds those of other settings, dataset or embeddings; choose another")
     maps = ContentMaps(len(weights["history.weight"]))
     maps.load_state_dict(weights)
-    return LearntContent(maps, notes["losses"])
+    return LearntContent(maps, notes["losses"], notes["seconds"])
 
 
 class ContentTraining:
@@ -169,12 +172,12 @@ class ContentTraining:
 
     def run(self, on_epoch: OnEpoch | None = None) -> LearntContent:
         """Learns both maps; the model stays as it is."""
-        losses: list[float] = []
+        started, losses = time.monotonic(), list[float]()
         while len(losses) < self._settings.epochs:
             losses.append(self.epoch(len(losses)))
             if on_epoch is not None:
                 on_epoch(len(losses), losses[-1])
-        return LearntContent(self.maps, losses)
+        return LearntContent(self.maps, losses, time.monotonic() - started)
 
     def epoch(self, number: int) -> float:
         """One pass over the sequences, counted from 0; the mean loss. The rate falls linearly to zero over all."""

@@ -11,6 +11,7 @@ from llmemb.cluster import (
     connect,
     cpu_threads,
     has_gpus,
+    own_device,
     run_task,
     say_if_waiting,
     worker_request,
@@ -42,13 +43,13 @@ def ensure_item_vectors(
     determined_by = vectors_identity(config, dataset, collaborative)
     manifest = storage.join(folder, MANIFEST_FILE)
     if storage.exists(manifest):
-        if storage.read_json(manifest)["determined_by"] != determined_by:
+        if storage.read_json(manifest).get("determined_by") != determined_by:
             raise InputError(f"item_vectors: {folder} holds those of another config or dataset; choose another")
         return
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
     inputs = Inputs(config, dataset, collaborative=collaborative)
     if here:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(own_device())
         learn(inputs, folder, info, device=device, tell=lambda done, total, figures: None)
     else:
         _learn_on_ray(inputs, folder, info)

@@ -12,7 +12,7 @@ import torch
 
 from llmemb import __version__, progress, storage
 from llmemb.artifact import claim, is_finished, recorded_inputs
-from llmemb.cluster import connect, cpu_threads, train_on_ray, training_workers, worker_threads
+from llmemb.cluster import connect, cpu_threads, own_device, train_on_ray, training_workers, worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot
@@ -74,16 +74,17 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         )
     belongs: dict[str, Any] = {"job": "rat", "inputs": inputs, "finished_by": RECOMMENDER_FILE}
     missing = 0
+    # Of a root another snapshot may be the newest before this ends.
+    pinned = config if snapshot is None else config.model_copy(update={"embeddings": snapshot.uri})
     if not is_finished(config, config.output, **belongs):
-        missing = _check(config, dataset, snapshot, here=here)
+        missing = _check(pinned, dataset, snapshot, here=here)
     if not claim(config, config.output, **belongs):
         _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
         return
     if missing and snapshot is not None:
         print(f"embeddings: {snapshot.uri} lacks {missing:,} of {dataset.num_items:,} items: they start at zero")
-    if snapshot is not None:  # of a root another one may be the newest before this ends
-        config = config.model_copy(update={"embeddings": snapshot.uri})
+    config = pinned
     sources = Sources(
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
@@ -92,7 +93,7 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         collaborative = load_collaborative(sources.collaborative)
         ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here)
     if here:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(own_device())
         fit(config, sources, worker=Worker(device=device), on_epoch=on_epoch)
         _remove_leftovers(config.output)
     else:
@@ -114,8 +115,13 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
         config.prompt.check_columns(dataset.item_columns, config.dataset)
     if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
         _check_collaborative(config, dataset, config.collaborative)
-    if config.learns_content and config.content_maps and storage.exists(config.content_maps):
-        read_content(config.content_maps, maps_identity(config, dataset))
+    if config.learns_content and config.content_maps:
+        if storage.exists(config.content_maps):
+            read_content(config.content_maps, maps_identity(config, dataset))
+        else:
+            storage.check_writable(config.content_maps.rpartition("/")[0])
+    if config.item_vectors and not storage.exists(storage.join(config.item_vectors, MANIFEST_FILE)):
+        storage.check_writable(config.item_vectors)
     if snapshot is None:
         return 0
     missing = count_missing(config, snapshot, dataset)
@@ -177,7 +183,7 @@ def fit(
     model = model.to(worker.device)
     worker.share(model, but=alike)
     validation, precision = validation_targets(config, dataset), precision_of(config, worker)
-    learnt = None
+    learnt, begun = None, time.monotonic()
     if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
         tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config)
         learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
@@ -194,8 +200,10 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
         )
-    # A run that went on after a stop took the time of all its epochs.
+    # A run that went on after a stop took the time of all its epochs, and of its own content's.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
+    if learnt is not None and config.content_maps is None:
+        started += trained - begun - learnt.seconds
     fusion, tried = fuse(
         model,
         validation,

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any
 
@@ -20,7 +20,7 @@ from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
 from llmemb.rat.scaling import ROWS_PER_CHUNK, Scaler
-from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 from llmemb.srs.scoring import FinalTable, score
@@ -152,6 +152,16 @@ class TrainableRecommender(nn.Module):
             groups.append({"params": in_order, "rate": adapter_rate})
         return groups
 
+    def trained(self) -> Weights:
+        """What the training changes, by its name in the state: no content map, nor how a score's terms are weighed."""
+        given = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        given |= {f"encoder.{term.name}" for term in fields(TermWeights)}
+        return {name: value for name, value in self.state_dict().items() if name not in given}
+
+    def load_trained(self, weights: Weights) -> None:
+        """Puts back what :meth:`trained` gave."""
+        self.load_state_dict(self.state_dict() | weights)
+
     def final_table(self) -> FinalTable:
         """All that scores are made of: the content only if it has a weight."""
         return FinalTable(self.item_embeddings(), self.content if self.encoder.weights.reads_content else None)
@@ -187,12 +197,12 @@ def train(
     while not is_finished(history, schedule):
         history.append(loop.epoch(len(history) + 1, validation))
         if _best(history) == len(history) - 1:
-            best_weights = copy.deepcopy(model.state_dict())
+            best_weights = copy.deepcopy(model.trained())
         if checkpoint_uri is not None and worker.rank == 0:
             checkpoint.save(checkpoint_uri, loop.progress(history, best_weights))
         if on_epoch is not None:
             on_epoch(history[-1], is_finished(history, schedule))
-    model.load_state_dict(best_weights)
+    model.load_trained(best_weights)
     return history
 
 
@@ -251,14 +261,16 @@ class TrainingLoop:
 
     def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
         """Where the checkpoint left off, or the start; the epochs done and the best weights of them."""
-        progress, weights = None if uri is None else checkpoint.load(uri), self._model.state_dict()
+        progress, weights = None if uri is None else checkpoint.load(uri), self._model.trained()
         if progress is None or progress.weights.keys() != weights.keys():  # that of another version of llmemb
             return [], weights
-        checkpoint.restore(progress, self._model, self._optimizer)
+        self._model.load_trained(progress.weights)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": progress.optimizer, "param_groups": groups})
         return list(progress.history), progress.best_weights
 
     def progress(self, history: list[Epoch], best_weights: Weights) -> Progress:
-        return Progress(history, self._model.state_dict(), best_weights, self._optimizer.state_dict()["state"])
+        return Progress(history, self._model.trained(), best_weights, self._optimizer.state_dict()["state"])
 
     def epoch(self, number: int, validation: Targets) -> Epoch:
         """One pass over the sequences, counted from 1, and what validation says after it."""

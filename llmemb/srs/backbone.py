@@ -55,7 +55,7 @@ def find_backbone(name: str) -> Callable[..., nn.Module]:
     module, _, attribute = name.partition(":")
     try:
         found: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever its module does when it is imported
         raise ValueError(f"no backbone {name!r}: {error}; {expected}") from error
     return found
 

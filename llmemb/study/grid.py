@@ -83,7 +83,10 @@ class Grid:
         """What is tried to choose a method's settings, with the first seed; nothing where there is no choice."""
         space = self.config.search.get(method, {})  # type: ignore[call-overload]
         combinations = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
-        return [Trial(method, backbone, self.config.seeds[0], combination) for combination in combinations]
+        first = self.config.seeds[0]
+        if not METHODS[method].trains:  # on the model of the ID-only recommender that the tables will have
+            return [self.trial(method, backbone, first, combination) for combination in combinations]
+        return [Trial(method, backbone, first, combination) for combination in combinations]
 
     def table(self, method: str, backbone: str) -> list[Trial]:
         """A row of the comparison: a trial for every seed."""
@@ -168,17 +171,16 @@ class Grid:
         collaborative = self.started_from(trial)
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
-        elif "item_vectors" in reads:  # on no backbone's recommender: one for all backbones
-            values["item_vectors"] = self._item_vectors(values)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
         config = self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
-        if collaborative is not None and "item_vectors" in reads:  # all that they are made from is in its name already
+        if "item_vectors" in reads:  # one for all backbones, unless they start from a backbone's recommender
             config = config.model_copy(update={"item_vectors": self._item_vectors(values)})
         if not config.learns_content:
             return config
-        # One for all backbones, methods and settings that have no part in it.
-        name = storage.fingerprint([self._dataset, self._named(config.embeddings), config.content_identity()])
-        maps = storage.join(self.config.output, CONTENT_MAPS, f"{name}.safetensors")
+        # One for all backbones, methods and settings that have no part in it; it lives and dies with the embeddings.
+        assert config.embeddings is not None
+        name = storage.fingerprint([self._dataset, config.content_identity()])
+        maps = storage.join(config.embeddings, CONTENT_MAPS, f"{name}.safetensors")
         return config.model_copy(update={CONTENT_MAPS: maps})
 
     def _item_vectors(self, values: Mapping[str, Any]) -> str:

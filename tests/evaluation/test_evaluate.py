@@ -227,6 +227,30 @@ def test_seeds_of_one_model_are_one_row(dataset: Dataset, recommenders: list[str
     assert "2 seeds" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_seeds_are_compared_with_themselves_in_any_order(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models that agree seed by seed, while their seeds differ."""
+
+    def load(uri: str, device: str) -> LastItem:
+        model = LastItem(uri, None)
+        if uri.endswith("1"):
+            monkeypatch.setattr(model, "score", lambda histories: iter([-s for s in LastItem.score(model, histories)]))
+        return model
+
+    monkeypatch.setattr(entrants.Recommender, "load", load)
+    uris = [f"{tmp_path}/{name}-{seed}" for name, seeds in (("one", "01"), ("two", "10")) for seed in seeds]
+    for uri in uris:
+        training = {"seed": int(uri[-1]), "model": {"hidden_dim": len(uri.split("/")[-1][0])}}
+        info = {"format": recommender.FORMAT, "label": uri[:-2], "dataset": FINGERPRINT, "training": training}
+        storage.write_json(f"{uri}/recommender.json", info)
+    run_evaluate(config_of(dataset, uris, tmp_path))
+    results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
+    found = [test for test in results["comparisons"] if "popularity" not in (test["a"], test["b"])]
+    assert found
+    assert all(test["interval"] == [0, 0] for test in found)
+
+
 def test_imported_rankings_are_measured_by_the_same_functions(
     dataset: Dataset, recommenders: list[str], tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
-from llmemb.rat import checkpoint
+from llmemb.rat import checkpoint, tensors
 from llmemb.rat.training import Schedule, TrainableRecommender, train
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.encoder import HistoryEncoder
@@ -79,11 +79,22 @@ def test_what_another_version_began_is_begun_again(tmp_path: Path):
     done = checkpoint.load(uri)
     assert done is not None
     for weights in (done.weights, done.best_weights):
-        del weights["encoder.seen_logit"]  # as one that knew no such term
+        weights["encoder.seen_logit"] = torch.zeros(())  # as one that kept this with what is trained
     checkpoint.save(uri, done)
     _, history = fit(uri)
     assert len(history) == EPOCHS
     assert [epoch.step_losses for epoch in history] == [epoch.step_losses for epoch in fit(None)[1]]
+
+
+def test_what_is_told_of_single_steps_is_not_in_the_header(tmp_path: Path):
+    uri = str(tmp_path / "checkpoint.safetensors")
+    _, history = fit(uri)
+    assert len(history[0].step_losses) > 1
+    _, notes = tensors.read(uri)
+    assert [epoch.keys() for epoch in notes["history"]] == [history[0].summary().keys()] * EPOCHS
+    done = checkpoint.load(uri)
+    assert done is not None
+    assert done.history == history
 
 
 def test_without_a_file_there_is_nothing_to_go_on_with(tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from llmemb.errors import InputError
@@ -12,6 +14,9 @@ REQUIRED = {"dataset": "s3://bucket/dataset", "output": "s3://bucket/out"}
         ({}, "method llmemb needs embeddings"),
         ({"method": "none", "model": {"hidden_dim": 10, "num_heads": 3}}, "model: .*divisible by num_heads = 3"),
         ({"method": "none", "model": {"hiden_dim": 10}}, "model.hiden_dim: unknown key"),
+        ({"embeddings": "e", "fusion": {"content_weights": [0.0, math.nan]}}, r"fusion.content_weights.1: .*finite"),
+        ({"embeddings": "e", "fusion": {"content_shares": [math.inf]}}, r"fusion.content_shares.0: .*finite"),
+        ({"embeddings": "e", "fusion": {"content_temperature": math.inf}}, "fusion.content_temperature: .*finite"),
         ({"method": "none", "backbone": "gru"}, "no backbone 'gru'; expected one of sasrec"),
     ],
 )

@@ -28,7 +28,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation.entrants import content_entrant
 from llmemb.metrics import ranking
 from llmemb.metrics.ranking import rank_targets
-from llmemb.rat import run
+from llmemb.rat import run, tensors
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
 from llmemb.rat.content import ContentTraining, LearntContent, ensure_content
@@ -669,6 +669,53 @@ def test_a_training_with_content_that_was_cut_ends_as_one_that_was_not(dataset, 
     torch.testing.assert_close(recommenders[1].item_embeddings, recommenders[0].item_embeddings, rtol=0, atol=0)
 
 
+def test_a_run_goes_on_with_its_content_maps_after_newer_embeddings(dataset, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(NUM_ITEMS, 3))
+    root = publish(tmp_path / "moving", dataset.item_ids, vectors)
+    maps = str(tmp_path / "maps.safetensors")
+    config = config_for(dataset, embeddings=root, output=str(tmp_path / "out"), content_maps=maps)
+
+    def cut_off(done: int, total: int, figures: dict[str, float]) -> None:
+        if "loss" in figures:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rat(config, here=True, on_epoch=cut_off)
+    began_with = Snapshot.open(root).fingerprint
+    publish(tmp_path / "moving", dataset.item_ids, -vectors)
+    assert Snapshot.open(root).fingerprint != began_with
+    run_rat(config, here=True)
+    assert Recommender.load(config.output).info["embeddings"] == began_with
+
+
+def test_what_is_learnt_of_content_is_taken_whole_by_a_run_that_goes_on(dataset, embeddings, tmp_path):
+    """The history's side from where the candidates' is, and not from the checkpoint of before."""
+    settings = {"embeddings": embeddings, "output": str(tmp_path / "out"), "content": {"learning_rate": 0.1}}
+    first = config_for(dataset, **settings, content_maps=str(tmp_path / "first.safetensors"))
+
+    def cut_off(done: int, total: int, figures: dict[str, float]) -> None:
+        if "loss" in figures:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rat(first, here=True, on_epoch=cut_off)
+    weights, notes = tensors.read(f"{tmp_path}/first.safetensors")
+    other = {name: 2 * weight for name, weight in weights.items()}  # as another machine might learn them
+    tensors.write(f"{tmp_path}/second.safetensors", other, notes)
+    run_rat(config_for(dataset, **settings, content_maps=str(tmp_path / "second.safetensors")), here=True)
+    stored = tensors.read(f"{tmp_path}/out/model.safetensors")[0]
+    torch.testing.assert_close(stored["encoder.content_map.weight"], other["history.weight"])
+
+
+def test_where_nothing_can_be_written_is_found_before_anything_is_learnt(dataset, embeddings, tmp_path):
+    (tmp_path / "file").write_text("in the way of a folder")
+    settings = {"embeddings": embeddings, "output": str(tmp_path / "out")}
+    config = config_for(dataset, **settings, content_maps=str(tmp_path / "file/maps.safetensors"))
+    with pytest.raises(InputError, match=r"file/.* cannot be written"):
+        run_rat(config, here=True, on_epoch=lambda *told: pytest.fail("learnt"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
     told: list[tuple[int, int, str]] = []
 
@@ -740,9 +787,10 @@ def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trai
     metrics = storage.read_json(f"{config.output}/metrics.json")
     assert metrics["seconds"] > 0
     assert metrics["peak_memory_mib"] > 10
-    again = settings | {"item_vectors": f"{config.output}/item_vectors", "output": str(tmp_path / "again"), "seed": 1}
-    with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config or dataset"):
-        run_rat(RatConfig.model_validate(again))
+    for folder in ("item_vectors", "item_embeddings"):  # of another seed, and no item vectors at all
+        again = settings | {"item_vectors": f"{config.output}/{folder}", "output": str(tmp_path / "again"), "seed": 1}
+        with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config or dataset"):
+            run_rat(RatConfig.model_validate(again))
 
 
 def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tmp_path):

@@ -152,6 +152,13 @@ def test_a_backbone_that_is_none_is_named(name, message):
         make(name)
 
 
+def test_a_module_that_fails_when_it_is_imported_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_backbone.py").write_text("class Model(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="no backbone 'broken_backbone:Model': name 'nn' is not defined"):
+        make("broken_backbone:Model")
+
+
 def test_ones_own_backbone_of_the_same_name_is_told_apart():
     assert distinct_labels(["sasrec", "my.models:SASRec", "my.models:Other"]) == {
         "sasrec": "SASRec",

@@ -119,6 +119,7 @@ def test_content_maps_are_learnt_once_for_all_backbones_and_methods_that_have_th
     maps = [config.content_maps for config in configs]
     assert maps[0] != maps[1]
     assert maps == [*maps[:2] * 3, maps[0]]
+    assert str(maps[0]).startswith(f"{configs[0].embeddings}/")  # and deleted with them
     first, others = _by_what_is_learnt(configs)
     assert first == configs[:2]
     assert others == configs[2:]
@@ -288,8 +289,14 @@ def test_whatever_settings_ids_alone_have_what_starts_from_them_has_the_same_mod
     other = {"rat.training.learning_rate": [1e-3, 2e-3]}
     methods = ["none", "llmemb", "melt", "text_sum"]
     grid = make_grid(methods=methods, search={"none": space, "llmemb": other, "melt": other})
-    grid.choose("none", "sasrec", grid.candidates("none", "sasrec")[1].settings)
+    trials_of_ids = grid.candidates("none", "sasrec")
+    grid.choose("none", "sasrec", trials_of_ids[1].settings)
     trials = [grid.trial(method, "sasrec", 0) for method in methods[1:]] + grid.candidates("llmemb", "sasrec")
+    weighed = {"rat.fusion.tail_price": [0.0, 0.1]}
+    searched = make_grid(methods=methods, search={"none": space, "llmemb": other, "melt": other, "text_sum": weighed})
+    searched.choose("none", "sasrec", trials_of_ids[1].settings)
+    for trial in searched.candidates("text_sum", "sasrec"):  # chosen on the model that the table will have
+        assert searched.rat_config(trial).model.hidden_dim == 128
     for trial in trials:
         ids = grid.started_from(trial)
         assert ids is not None

@@ -1,6 +1,7 @@
 """What each method's items are before training, and which of their parameters are trained."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_every_method_scores_on_every_backbone(method, backbone):
     torch.testing.assert_close(table.embeddings, model.item_embeddings())
     assert torch.isfinite(table.embeddings).all()
     assert (model.content is not None) is (method in ("llmemb", "text_sum"))
-    assert table.content is None  # it has no weight yet
+    assert (table.content is None) is (model.content is None)  # an epoch is validated with it
 
 
 def test_llm2x_starts_at_the_principal_components_and_trains_them():
@@ -144,7 +145,8 @@ OPTIONAL = {
 def test_what_a_method_does_not_read_is_no_part_of_what_it_makes(method, read):
     plain = make_inputs(method).config
     changed = {key: make_inputs(method, **{key: value}).config for key, value in OPTIONAL.items()}
-    assert {key for key, config in changed.items() if config.identity() != plain.identity()} == read
+    counts = {key for key, config in changed.items() if config.identity() != plain.identity()}
+    assert counts == read - {"item_vectors"}  # which are what the rest makes them, wherever they are
     for key, config in changed.items():
         if key in {"embeddings", "collaborative", "item_vectors"}:
             assert getattr(config.only_read(), key) == ("/other" if key in read else None)
@@ -157,6 +159,24 @@ def test_llmemb_without_alignment_starts_from_no_other_recommender():
     assert config.only_read().collaborative is None
     assert "collaborative" not in config.identity()
     assert make_inputs("llmemb").config.needs_collaborative
+
+
+@pytest.mark.parametrize("method", ["llmemb", "text_sum"])
+def test_how_content_is_learnt_counts_where_any_is(method):
+    others = [{"content": {"learning_rate": 0.5}}, {"content": {"epochs": 2}}, {"fusion": {"content_weights": [1.0]}}]
+
+    def counted(content: dict[str, float], fusion: dict[str, Any]) -> list[bool]:
+        def identity(of_content: Any = (), of_fusion: Any = ()) -> dict[str, Any]:
+            settings = {"content": dict(of_content) | content, "fusion": dict(of_fusion) | fusion}
+            return make_inputs(method, **settings, content_maps="/maps").config.only_read().identity()
+
+        return [identity(each.get("content", ()), each.get("fusion", ())) != identity() for each in others]
+
+    assert counted({}, {}) == [True, True, True]
+    assert counted({"epochs": 0}, {}) == [False, False, True]
+    assert counted({}, {"content": False}) == [False, False, False]
+    for off in ({"content": {"epochs": 0}}, {"fusion": {"content": False}}):
+        assert make_inputs(method, **off, content_maps="/maps").config.only_read().content_maps is None
 
 
 def test_how_to_align_counts_where_anything_is_aligned():
