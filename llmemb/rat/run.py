@@ -203,7 +203,7 @@ def fit(
     # A run that went on after a stop took the time of all its epochs, and of its own content's.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     if learnt is not None and config.content_maps is None:
-        started += trained - begun - learnt.seconds
+        started -= max(0.0, learnt.seconds - (trained - begun))
     fusion, tried = fuse(
         model,
         validation,
