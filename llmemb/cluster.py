@@ -117,7 +117,7 @@ def own_device() -> str:
     """Where this process computes by itself: ``cuda`` if it sees a GPU and ``LLMEMB_DEVICE`` does not say ``cpu``."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() and _wanted_device() != "cpu" else "cpu"
+    return "cuda" if _wanted_device() != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _wanted_device() -> str:

@@ -86,7 +86,8 @@ def comparisons(
     Args:
         entrants: By label, the rankings of the runs.
         seeds: By label, the seeds of the runs, for those that were to have several, some of which may have failed. Two
-            are compared on the seeds that both have; with fewer than two of these, ``interval`` and ``apart`` are None.
+            are compared on the seeds that both have, seed by seed; with fewer than two of these on all that they have,
+            as independent samples; where one of them has a single seed left, ``interval`` and ``apart`` are None.
     """
     _say_if_too_few(entrants, uncertainty.randomisations)
     result = []
@@ -122,26 +123,30 @@ def _say_if_too_few(entrants: Mapping[str, Sequence[Ranking]], randomisations: i
 
 def _on_common_seeds(
     pair: Mapping[str, NDArray[np.float64]], seeds: Mapping[str, Sequence[int]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    """Both models' values, of the seeds that they have in common if there are any, and whether these show a spread."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool | None]:
+    """Both models' values, of the seeds to compare, and whether these belong together; None where one alone is left."""
     of_pair = {label: seeds[label] for label in pair if label in seeds}
     a, b = pair.values()
     if not of_pair:
         return a, b, True
     common = sorted(set.intersection(*map(set, of_pair.values())))
+    if len(common) < 2 <= min(map(len, of_pair.values())):
+        return a, b, False
     if common:
         columns = {label: [of_one.index(each) for each in common] for label, of_one in of_pair.items()}
         a, b = (values[:, columns[label]] if label in columns else values for label, values in pair.items())
-    return a, b, len(common) > 1
+    return a, b, True if len(common) > 1 else None
 
 
 def _test(
-    a: NDArray[np.float64], b: NDArray[np.float64], seeds_vary: bool, uncertainty: Uncertainty, seed: int
+    a: NDArray[np.float64], b: NDArray[np.float64], matched: bool | None, uncertainty: Uncertainty, seed: int
 ) -> dict[str, Any]:
     differences = a.mean(axis=1) - b.mean(axis=1)
     return {
         "difference": float(differences.mean()),
-        "interval": difference_interval(a, b, resamples=uncertainty.resamples, seed=seed) if seeds_vary else None,
+        "interval": None
+        if matched is None
+        else difference_interval(a, b, resamples=uncertainty.resamples, seed=seed, matched=matched),
         "p": randomisation_test(differences, randomisations=uncertainty.randomisations, seed=seed),
     }
 

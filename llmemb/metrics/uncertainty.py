@@ -35,7 +35,7 @@ def bootstrap_interval(
 
 
 def difference_interval(
-    a: NDArray[np.float64], b: NDArray[np.float64], *, resamples: int, seed: int
+    a: NDArray[np.float64], b: NDArray[np.float64], *, resamples: int, seed: int, matched: bool = True
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean of one model's values less another's.
 
@@ -44,10 +44,11 @@ def difference_interval(
 
     Args:
         a: float ``[queries, runs]``, what each query is worth under the one model, run by run.
-        b: The same of the other. With as many runs, those at the same place belong together; one run alone, such as a
-            baseline that has no seed, is compared with each of the other's.
+        b: The same of the other. One run alone, such as a baseline that has no seed, is compared with each of the
+            other's.
+        matched: Whether, with as many runs, those at the same place belong together.
     """
-    paired = a.shape[1] == b.shape[1] or 1 in (a.shape[1], b.shape[1])
+    paired = (matched and a.shape[1] == b.shape[1]) or 1 in (a.shape[1], b.shape[1])
     sides = [a - b] if paired else [a, -b]
     values, counts = np.unique(np.concatenate(sides, axis=1).round(DECIMALS), axis=0, return_counts=True)
     means = _resampled_means(values, counts, resamples=resamples, seed=seed)  # [resamples, runs]

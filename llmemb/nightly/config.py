@@ -27,7 +27,7 @@ class RetrainConfig(Config):
 
     every_nights: int = Field(default=7, ge=1)
     """So many nights after the last training; 1 is every night."""
-    changed_share: float = Field(default=0.05, gt=0)
+    changed_share: float = Field(default=0.05, gt=0, allow_inf_nan=True)
     """Since the last training, so many items are new, changed or deleted, as a share of the catalogue."""
 
 

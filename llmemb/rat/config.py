@@ -242,9 +242,9 @@ EXPECTED = {
 class RatConfig(JobConfig):
     """Trains a sequential recommender on a dataset, with or without LLM embeddings."""
 
-    # Item vectors and content maps are what the other keys make them, wherever they are.
+    # Content maps are what the other keys make them, wherever they are.
     execution_keys: ClassVar[frozenset[str]] = frozenset(
-        {"max_missing_share", "item_vectors", "content_maps", "num_workers", "node_labels", "engine"}
+        {"max_missing_share", "content_maps", "num_workers", "node_labels", "engine"}
     )
     uri_keys: ClassVar[frozenset[str]] = frozenset(
         {"dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"}
@@ -351,7 +351,9 @@ class RatConfig(JobConfig):
 
     def identity(self) -> dict[str, Any]:
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)
-        return self.only_read().model_dump(mode="json", exclude=unread)
+        identity = self.only_read().model_dump(mode="json", exclude=unread)
+        # Once the logit alone chose it: another recommender by the same settings.
+        return identity | ({"best_epoch_by": "score"} if self.has_content and "adapter" in self.reads else {})
 
     def only_read(self) -> Self:
         """With whatever the method does not read at its default: nobody opens it or counts it as an input.

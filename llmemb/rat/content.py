@@ -127,7 +127,7 @@ def read_content(uri: str, determined_by: str) -> LearntContent:
         raise InputError(f"content_maps: {uri} holds those of other settings, dataset or embeddings; choose another")
     maps = ContentMaps(len(weights["history.weight"]))
     maps.load_state_dict(weights)
-    return LearntContent(maps, notes["losses"], notes["seconds"])
+    return LearntContent(maps, notes["losses"], notes.get("seconds", 0.0))  # older files have none
 
 
 class ContentTraining:

@@ -41,10 +41,7 @@ def ensure_item_vectors(
         InputError: the folder holds others.
     """
     determined_by = vectors_identity(config, dataset, collaborative)
-    manifest = storage.join(folder, MANIFEST_FILE)
-    if storage.exists(manifest):
-        if storage.read_json(manifest).get("determined_by") != determined_by:
-            raise InputError(f"item_vectors: {folder} holds those of another config or dataset; choose another")
+    if has_item_vectors(folder, determined_by):
         return
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
     inputs = Inputs(config, dataset, collaborative=collaborative)
@@ -53,6 +50,20 @@ def ensure_item_vectors(
         learn(inputs, folder, info, device=device, tell=lambda done, total, figures: None)
     else:
         _learn_on_ray(inputs, folder, info)
+
+
+def has_item_vectors(folder: str, determined_by: str) -> bool:
+    """Whether the vectors are there.
+
+    Raises:
+        InputError: the folder holds others.
+    """
+    manifest = storage.join(folder, MANIFEST_FILE)
+    if not storage.exists(manifest):
+        return False
+    if storage.read_json(manifest).get("determined_by") != determined_by:
+        raise InputError(f"item_vectors: {folder} holds those of another config or dataset; choose another")
+    return True
 
 
 def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch.device, tell: Tell) -> None:

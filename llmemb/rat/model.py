@@ -38,11 +38,13 @@ def weights_in_training(config: RatConfig, dataset: Dataset) -> TermWeights:
     """How the terms of a score are weighed when an epoch is validated, before weights are chosen.
 
     Content has the middle of what is tried: the logit alone says little of which epoch has the best scores with it.
+    With a share of 1 the epochs would all be the same.
     """
     seen_logit = seen_logits(config, dataset)[-1]
     if not config.has_content:
         return TermWeights(seen_logit)
-    return TermWeights(seen_logit, _middle(config.fusion.content_weights), _middle(config.fusion.content_shares))
+    shares = [share for share in config.fusion.content_shares if share < 1]
+    return TermWeights(seen_logit, _middle(config.fusion.content_weights), _middle(shares or [0.0]))
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ensure_content, maps_identity, read_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative, load_inputs
-from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors
+from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors, has_item_vectors, vectors_identity
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.new_items import NewItems
@@ -115,17 +115,19 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
         config.prompt.check_columns(dataset.item_columns, config.dataset)
     if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
         _check_collaborative(config, dataset, config.collaborative)
-    if config.learns_content and config.content_maps:
-        if storage.exists(config.content_maps):
-            read_content(config.content_maps, maps_identity(config, dataset))
-        else:
-            storage.check_writable(config.content_maps.rpartition("/")[0])
+    if config.learns_content and config.content_maps and storage.exists(config.content_maps):
+        read_content(config.content_maps, maps_identity(config, dataset))
+    if config.item_vectors and not config.needs_collaborative:
+        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, None))
+    missing = 0
+    if snapshot is not None:
+        missing = count_missing(config, snapshot, dataset)
+        check_values(snapshot, dataset)
+    # Last: what a probe leaves behind is an empty folder.
+    if config.learns_content and config.content_maps and not storage.exists(config.content_maps):
+        storage.check_writable(storage.absolute(config.content_maps).rpartition("/")[0])
     if config.item_vectors and not storage.exists(storage.join(config.item_vectors, MANIFEST_FILE)):
         storage.check_writable(config.item_vectors)
-    if snapshot is None:
-        return 0
-    missing = count_missing(config, snapshot, dataset)
-    check_values(snapshot, dataset)
     return missing
 
 

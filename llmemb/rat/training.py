@@ -154,9 +154,8 @@ class TrainableRecommender(nn.Module):
 
     def trained(self) -> Weights:
         """What the training changes, by its name in the state: no content map, nor how a score's terms are weighed."""
-        given = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        given |= {f"encoder.{term.name}" for term in fields(TermWeights)}
-        return {name: value for name, value in self.state_dict().items() if name not in given}
+        given = tuple(f"encoder.{name}" for name in ("content_map.", *(term.name for term in fields(TermWeights))))
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(given)}
 
     def load_trained(self, weights: Weights) -> None:
         """Puts back what :meth:`trained` gave."""

@@ -35,7 +35,7 @@ class OptimizerConfig(Config):
     """The share of ``max_steps`` over which the rate rises."""
     decay: Literal["linear", "cosine", "none"] = "linear"
     weight_decay: float = Field(default=0.0, ge=0)
-    max_gradient_norm: float = Field(default=1.0, gt=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     batches_per_step: int = Field(default=1, ge=1)
     """Global batches whose gradients are averaged in a step; a larger ``batch_size`` has more negatives as well."""
 

@@ -171,9 +171,11 @@ class Grid:
         collaborative = self.started_from(trial)
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
+        elif "item_vectors" in reads:  # on no backbone's recommender: one for all backbones
+            values["item_vectors"] = self._item_vectors(values)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
         config = self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
-        if "item_vectors" in reads:  # one for all backbones, unless they start from a backbone's recommender
+        if collaborative is not None and "item_vectors" in reads:  # all that they are made from is in its name already
             config = config.model_copy(update={"item_vectors": self._item_vectors(values)})
         if not config.learns_content:
             return config

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from llmemb import storage
+from llmemb.cluster import own_device
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
@@ -26,6 +27,7 @@ def run_study(config: StudyConfig) -> None:
     """
     dataset = Dataset.open(config.dataset)
     storage.check_writable(config.output)
+    own_device()  # one that does not exist is found before any work
     grid = Grid(config, dataset.fingerprint)
     searched = itertools.product(config.methods, config.backbones)
     tried = [trial for method, backbone in searched for trial in grid.candidates(method, backbone)]
@@ -132,6 +134,7 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
     stopped = unread | stopped
     outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
     possible = [config for config in configs if config.output not in stopped]
+    possible.sort(key=lambda config: config.output not in todo)  # a finished one learns nothing that others wait for
     for wave in _by_what_is_learnt(possible):
         ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
         outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}

@@ -162,6 +162,11 @@ def test_recommenders_are_compared_on_the_seeds_that_neither_lacks() -> None:
         assert (found[pair]["interval"], found[pair]["apart"]) == (None, None)
     assert found["baseline", "left"]["difference"] == pytest.approx(0.9 - 0.5)
     assert found["baseline", "good"]["apart"]  # it has no seeds, which is not one of several
+    elsewhere = {"good": rows["good"], "elsewhere": [run(140 + 10 * seed) for seed in (5, 6)]}
+    others = {"good": seeds["good"], "elsewhere": [5, 6]}
+    [test, *_] = comparisons(elsewhere, [overall], uncertainty=Uncertainty(randomisations=200), seed=0, seeds=others)
+    assert test["interval"] is not None  # as independent samples
+    assert test["interval"][0] < test["difference"] < test["interval"][1]
 
 
 @pytest.mark.parametrize(("randomisations", "enough"), [(100, True), (119, False)])

@@ -65,17 +65,21 @@ def test_difference_interval_keeps_users_paired() -> None:
     assert ours[0] > 0
 
 
-@pytest.mark.parametrize("runs", [(3, 3), (3, 1), (2, 3)], ids=["paired", "a baseline", "not as many"])
-def test_difference_interval_draws_seeds_too(runs: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("runs", "matched"),
+    [((3, 3), True), ((3, 3), False), ((3, 1), True), ((2, 3), True)],
+    ids=["paired", "other seeds", "a baseline", "not as many"],
+)
+def test_difference_interval_draws_seeds_too(runs: tuple[int, int], matched: bool) -> None:
     random, num = np.random.default_rng(4), 300
     one, other = (random.random((num, number)) + random.normal(0, 0.1, number) for number in runs)
     means = []
     for _ in range(4000):  # user by user and run by run
         users, first = random.integers(num, size=num), random.integers(runs[0], size=runs[0])
-        second = first if runs[0] == runs[1] else random.integers(runs[1], size=runs[1])
+        second = first if matched and runs[0] == runs[1] else random.integers(runs[1], size=runs[1])
         means.append(one[np.ix_(users, first)].mean() - other[np.ix_(users, second)].mean())
     expected = np.quantile(means, [0.025, 0.975])
-    ours = difference_interval(one, other, resamples=4000, seed=0)
+    ours = difference_interval(one, other, resamples=4000, seed=0, matched=matched)
     assert ours == pytest.approx(expected, abs=0.08 * (expected[1] - expected[0]))
     users_alone = difference_interval(
         one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True), resamples=4000, seed=0

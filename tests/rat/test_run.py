@@ -32,7 +32,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run, tensors
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
-from llmemb.rat.content import ContentTraining, LearntContent, ensure_content
+from llmemb.rat.content import ContentTraining, LearntContent, ensure_content, read_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.inputs import Sources, count_missing, load_embeddings, load_inputs
 from llmemb.rat.methods.method import Inputs
@@ -398,6 +398,7 @@ def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, t
     manifest = storage.read_json(f"{wide}/first/manifest.json")
     storage.write_json(f"{wide}/first/manifest.json", manifest | {"dimension": 5})
     values[4, 1] = np.nan
+    readable = {"base_model": str(tiny_encoder), "prompt": {"attributes": ["title"]}}
     refused = [
         {"embeddings": root},
         {"embeddings": publish(tmp_path / "broken", dataset.item_ids, values)},
@@ -405,6 +406,7 @@ def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, t
         {"embeddings": wide},
         {"backbone": "torch.nn:Linear"},
         {"method": "said", "base_model": str(tiny_encoder), "prompt": {"attributes": ["tilte"]}},
+        {"method": "said", **readable, "item_vectors": f"{trained.output}/item_embeddings"},
         {"method": "text_sum", "collaborative": f"{trained.output}/collaborative", "model": {"hidden_dim": 8}},
     ]
     for number, settings in enumerate(refused):
@@ -704,6 +706,9 @@ def test_what_is_learnt_of_content_is_taken_whole_by_a_run_that_goes_on(dataset,
     other = {name: 2 * weight for name, weight in weights.items()}  # as another machine might learn them
     tensors.write(f"{tmp_path}/second.safetensors", other, notes)
     run_rat(config_for(dataset, **settings, content_maps=str(tmp_path / "second.safetensors")), here=True)
+    assert "seconds" in notes
+    tensors.write(f"{tmp_path}/older.safetensors", weights, {key: notes[key] for key in ("determined_by", "losses")})
+    assert read_content(f"{tmp_path}/older.safetensors", notes["determined_by"]).seconds == 0  # which had none
     stored = tensors.read(f"{tmp_path}/out/model.safetensors")[0]
     torch.testing.assert_close(stored["encoder.content_map.weight"], other["history.weight"])
 
