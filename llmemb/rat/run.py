@@ -113,12 +113,13 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
         try_backbone(config.backbone, elsewhere=elsewhere, precision=precision, **backbone_sizes(config.model))
     if config.prompt is not None:
         config.prompt.check_columns(dataset.item_columns, config.dataset)
-    if config.needs_collaborative and config.collaborative and is_recommender(config.collaborative):
-        _check_collaborative(config, dataset, config.collaborative)
+    collaborative = config.collaborative if config.needs_collaborative else None
+    if collaborative and is_recommender(collaborative):
+        _check_collaborative(config, dataset, collaborative)
     if config.learns_content and config.content_maps and storage.exists(config.content_maps):
         read_content(config.content_maps, maps_identity(config, dataset))
-    if config.item_vectors and not config.needs_collaborative:
-        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, None))
+    if config.item_vectors and (not config.needs_collaborative or (collaborative and is_recommender(collaborative))):
+        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, load_collaborative(collaborative)))
     missing = 0
     if snapshot is not None:
         missing = count_missing(config, snapshot, dataset)

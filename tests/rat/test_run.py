@@ -797,6 +797,7 @@ def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trai
         again = settings | {"item_vectors": f"{config.output}/{folder}", "output": str(tmp_path / "again"), "seed": 1}
         with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config or dataset"):
             run_rat(RatConfig.model_validate(again))
+        assert not (tmp_path / "again").exists()
 
 
 def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tmp_path):
