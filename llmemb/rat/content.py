@@ -6,7 +6,6 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,16 +52,14 @@ class ContentMaps(nn.Module):
 
 @dataclass(frozen=True)
 class LearntContent:
-    """Both maps, the mean loss of each epoch, and the seconds that it took to learn them."""
+    """Both maps, and the mean loss of each epoch."""
 
     maps: ContentMaps
     losses: list[float]
-    seconds: float
 
     def write(self, uri: str, determined_by: str) -> None:
         """Writes the file that :func:`read_content` reads."""
-        notes = {"determined_by": determined_by, "losses": self.losses, "seconds": self.seconds}
-        tensors.write(uri, self.maps.state_dict(), notes)
+        tensors.write(uri, self.maps.state_dict(), {"determined_by": determined_by, "losses": self.losses})
 
 
 def ensure_content(
@@ -127,7 +124,7 @@ def read_content(uri: str, determined_by: str) -> LearntContent:
         raise InputError(f"content_maps: {uri} holds those of other settings, dataset or embeddings; choose another")
     maps = ContentMaps(len(weights["history.weight"]))
     maps.load_state_dict(weights)
-    return LearntContent(maps, notes["losses"], notes.get("seconds", 0.0))  # older files have none
+    return LearntContent(maps, notes["losses"])
 
 
 class ContentTraining:
@@ -172,12 +169,12 @@ class ContentTraining:
 
     def run(self, on_epoch: OnEpoch | None = None) -> LearntContent:
         """Learns both maps; the model stays as it is."""
-        started, losses = time.monotonic(), list[float]()
+        losses: list[float] = []
         while len(losses) < self._settings.epochs:
             losses.append(self.epoch(len(losses)))
             if on_epoch is not None:
                 on_epoch(len(losses), losses[-1])
-        return LearntContent(self.maps, losses, time.monotonic() - started)
+        return LearntContent(self.maps, losses)
 
     def epoch(self, number: int) -> float:
         """One pass over the sequences, counted from 0; the mean loss. The rate falls linearly to zero over all."""

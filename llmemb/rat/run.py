@@ -186,7 +186,7 @@ def fit(
     model = model.to(worker.device)
     worker.share(model, but=alike)
     validation, precision = validation_targets(config, dataset), precision_of(config, worker)
-    learnt, begun = None, time.monotonic()
+    learnt = None
     if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
         tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config)
         learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
@@ -203,10 +203,8 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
         )
-    # A run that went on after a stop took the time of all its epochs, and of its own content's.
+    # A run that went on after a stop took the time of all its epochs; what its content took is not known any more.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
-    if learnt is not None and config.content_maps is None:
-        started -= max(0.0, learnt.seconds - (trained - begun))
     fusion, tried = fuse(
         model,
         validation,

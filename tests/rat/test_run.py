@@ -5,7 +5,6 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import run, tensors
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig, TrainingConfig
-from llmemb.rat.content import ContentTraining, LearntContent, ensure_content, read_content
+from llmemb.rat.content import ContentTraining, LearntContent, ensure_content
 from llmemb.rat.fusion import Fusion, fuse
 from llmemb.rat.inputs import Sources, count_missing, load_embeddings, load_inputs
 from llmemb.rat.methods.method import Inputs
@@ -475,16 +474,15 @@ def test_the_time_told_is_that_of_all_epochs_also_of_those_before_a_stop(dataset
 
     def ensure(*arguments: Any, **settings: Any) -> LearntContent:
         time.sleep(1.0)
-        learnt = ensure_content(*arguments, **settings)
-        return replace(learnt, seconds=learnt.seconds + in_an_earlier_try)
+        return ensure_content(*arguments, **settings)
 
     monkeypatch.setattr(run, "ensure_content", ensure)
     seconds = []
-    for epochs, in_an_earlier_try in ((0, 0.0), (1, 0.0), (1, 700.0)):
-        output = str(tmp_path / f"{epochs}-{in_an_earlier_try}")
+    for epochs in (0, 1):
+        output = str(tmp_path / str(epochs))
         run_rat(config_for(dataset, embeddings=embeddings, output=output, content={"epochs": epochs}), here=True)
         seconds.append(storage.read_json(f"{output}/metrics.json")["seconds"])
-    assert 2000 < seconds[0] < seconds[1] - 0.9 < 2500 < 2690 < seconds[2]
+    assert 2000 < seconds[0] < seconds[1] - 0.9 < 2500
 
 
 def test_embeddings_that_tell_no_item_from_another_are_refused(dataset, tmp_path):
@@ -669,8 +667,8 @@ def test_a_training_with_content_that_was_cut_ends_as_one_that_was_not(dataset, 
     metrics = [storage.read_json(f"{each.output}/metrics.json") for each in (whole, cut)]
     for key in ("content_losses", "step_losses", "best_epoch", "fusion"):
         assert metrics[1][key] == metrics[0][key]
-    recommenders = [Recommender.load(each.output) for each in (whole, cut)]
-    torch.testing.assert_close(recommenders[1].item_embeddings, recommenders[0].item_embeddings, rtol=0, atol=0)
+    for name in ("content_maps.safetensors", "model.safetensors", "new_items.safetensors"):
+        assert storage.read_bytes(f"{cut.output}/{name}") == storage.read_bytes(f"{whole.output}/{name}")
 
 
 def test_a_run_goes_on_with_its_content_maps_after_newer_embeddings(dataset, tmp_path):
@@ -706,9 +704,6 @@ def test_what_is_learnt_of_content_is_taken_whole_by_a_run_that_goes_on(dataset,
     other = {name: 2 * weight for name, weight in weights.items()}  # as another machine might learn them
     tensors.write(f"{tmp_path}/second.safetensors", other, notes)
     run_rat(config_for(dataset, **settings, content_maps=str(tmp_path / "second.safetensors")), here=True)
-    assert "seconds" in notes
-    tensors.write(f"{tmp_path}/older.safetensors", weights, {key: notes[key] for key in ("determined_by", "losses")})
-    assert read_content(f"{tmp_path}/older.safetensors", notes["determined_by"]).seconds == 0  # which had none
     stored = tensors.read(f"{tmp_path}/out/model.safetensors")[0]
     torch.testing.assert_close(stored["encoder.content_map.weight"], other["history.weight"])
 
