@@ -114,11 +114,13 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
     if config.prompt is not None:
         config.prompt.check_columns(dataset.item_columns, config.dataset)
     collaborative = config.collaborative if config.needs_collaborative else None
-    if collaborative and is_recommender(collaborative):
+    if collaborative is not None and not is_recommender(collaborative):  # which is trained there
+        collaborative = None
+    if collaborative is not None:
         _check_collaborative(config, dataset, collaborative)
     if config.learns_content and config.content_maps and storage.exists(config.content_maps):
         read_content(config.content_maps, maps_identity(config, dataset))
-    if config.item_vectors and (not config.needs_collaborative or (collaborative and is_recommender(collaborative))):
+    if config.item_vectors and (collaborative is not None or not config.needs_collaborative):
         has_item_vectors(config.item_vectors, vectors_identity(config, dataset, load_collaborative(collaborative)))
     missing = 0
     if snapshot is not None:

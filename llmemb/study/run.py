@@ -1,7 +1,7 @@
 """The study job: encoders, then trials, the ones that others start from first, then figures, tables and a report."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from llmemb import storage
 from llmemb.cluster import own_device
@@ -134,8 +134,7 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
     stopped = unread | stopped
     outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
     possible = [config for config in configs if config.output not in stopped]
-    possible.sort(key=lambda config: config.output not in todo)  # a finished one learns nothing that others wait for
-    for wave in _by_what_is_learnt(possible):
+    for wave in _by_what_is_learnt(possible, finished=new.keys() - todo.keys()):
         ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
         outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}
     for uri, trial in new.items():
@@ -143,11 +142,16 @@ def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) ->
             print(f"study: failed: {trial.described}: {outcomes[uri].reason}")
 
 
-def _by_what_is_learnt(configs: list[RatConfig]) -> list[list[RatConfig]]:
-    """Waves in which nobody learns the item vectors or content maps that another is learning: first one for each."""
+def _by_what_is_learnt(configs: list[RatConfig], *, finished: Collection[str] = ()) -> list[list[RatConfig]]:
+    """Waves in which nobody learns the item vectors or content maps that another is learning: first one for each.
+
+    Args:
+        finished: Outputs of those that learn nothing any more, for whom it would be in vain to wait.
+    """
     learnt = [config.item_vectors or config.content_maps or config.output for config in configs]
     first: dict[str, RatConfig] = {}
     for uri, config in zip(learnt, configs, strict=True):
-        first.setdefault(uri, config)
-    others = [config for uri, config in zip(learnt, configs, strict=True) if first[uri] is not config]
+        if config.output not in finished:
+            first.setdefault(uri, config)
+    others = [config for uri, config in zip(learnt, configs, strict=True) if first.get(uri) is not config]
     return [wave for wave in (list(first.values()), others) if wave]

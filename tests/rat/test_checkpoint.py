@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat import checkpoint, tensors
 from llmemb.rat.training import Schedule, TrainableRecommender, train
 from llmemb.srs.backbone import make_backbone
-from llmemb.srs.encoder import HistoryEncoder
+from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import IdTable
 
 NUM_ITEMS, DIM, EPOCHS = 12, 8, 5
@@ -70,6 +71,19 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbo
     assert [epoch.step_losses for epoch in history] == [epoch.step_losses for epoch in undisturbed]
     for name, weight in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_what_a_backbone_freezes_and_writes_itself_is_kept_with_its_weights(tmp_path: Path):
+    """Such as a codebook: the training changes it, whether or not it has a gradient."""
+    model = make_model("sasrec")
+    model.encoder.backbone.codebook = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    kept = copy.deepcopy(model.trained())
+    model.encoder.backbone.codebook.data.fill_(1.0)
+    model.encoder.weights = TermWeights(-3.0, 4.0, 0.3)
+    model.load_trained(kept)
+    assert model.encoder.backbone.codebook.tolist() == [0.0, 0.0]
+    assert model.encoder.weights.content_weight == 4.0  # given, and not trained
+    assert not [name for name in kept if "content_weight" in name]
 
 
 def test_what_another_version_began_is_begun_again(tmp_path: Path):

@@ -123,6 +123,9 @@ def test_content_maps_are_learnt_once_for_all_backbones_and_methods_that_have_th
     first, others = _by_what_is_learnt(configs)
     assert first == configs[:2]
     assert others == configs[2:]
+    first, others = _by_what_is_learnt(configs, finished={configs[0].output})  # whose maps are gone with the embeddings
+    assert first == [configs[1], configs[2]]
+    assert others == [configs[0], *configs[3:]]
     for changed in (UNTAUGHT, {"rat.fusion.content": False}):
         assert grid.rat_config(grid.trial("llmemb", "sasrec", 0, changed)).content_maps is None
     for changed in ({"rat.content.epochs": 5}, {"rat.model.max_seq_len": 7}, {"embed.encoder": "/another"}):

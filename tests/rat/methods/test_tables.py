@@ -160,6 +160,22 @@ def test_llmemb_without_alignment_starts_from_no_other_recommender():
     assert make_inputs("llmemb").config.needs_collaborative
 
 
+@pytest.mark.parametrize(
+    ("shares", "expected"), [([0.0, 0.1, 0.4], 0.1), ([0.4, 0.0, 0.1], 0.1), ([0.0, 1.0], 0.0), ([1.0], 0.0)]
+)
+def test_no_epoch_is_chosen_by_content_alone(shares, expected):
+    weights = make_model(make_inputs("llmemb", fusion={"content_shares": shares})).encoder.weights
+    assert weights.content_share == pytest.approx(expected)
+    assert weights.content_weight == 4.0
+
+
+def test_what_chose_the_epoch_counts_where_content_is_a_part_of_it():
+    by_score = {"best_epoch_by": "score"}.items()
+    assert make_inputs("llmemb").config.identity().items() >= by_score
+    for inputs in (make_inputs("llmemb", fusion={"content": False}), make_inputs("text_sum"), make_inputs("none")):
+        assert "best_epoch_by" not in inputs.config.identity()
+
+
 @pytest.mark.parametrize("method", ["llmemb", "text_sum"])
 def test_how_content_is_learnt_counts_where_any_is(method):
     others = [{"content": {"learning_rate": 0.5}}, {"content": {"epochs": 2}}, {"fusion": {"content_weights": [1.0]}}]
