@@ -245,7 +245,7 @@ def shuffled(sequences: Sequences) -> Iterator[Padded]:
     """Batches of 128 windows as they come, all padded to the maximum."""
     windows = cut_windows(sequences, max_seq_len=MAX_SEQ_LEN)
     for rows in np.array_split(np.random.default_rng(0).permutation(len(windows)), len(windows) // 128):
-        items = gather(windows, rows, sequences.items).astype(np.int64)
+        items = gather(windows, rows)
         items = np.pad(items, ((0, 0), (0, MAX_SEQ_LEN + 1 - items.shape[1])))
         yield items[:, :-1] * (items[:, 1:] > 0), items[:, 1:]
 

@@ -1,7 +1,5 @@
 """Item vectors in Parquet: ``item_id: string``, ``embedding: fixed_size_list<float16|float32>[d]``."""
 
-import os
-import tempfile
 from typing import Any, Literal
 
 import numpy as np
@@ -14,25 +12,6 @@ from llmemb.errors import InputError
 EMBEDDING, ITEM_ID, MANIFEST_FILE = "embedding", "item_id", "manifest.json"
 ROWS_PER_BATCH = 2**16
 VectorDtype = Literal["float16", "float32"]
-
-
-def zeros_on_disk(shape: tuple[int, int], dtype: VectorDtype) -> NDArray[np.floating]:
-    """An array in a nameless temporary file, gone with its process: what of it is not in use needs no memory.
-
-    Raises:
-        InputError: the disk has no room for it.
-    """
-    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    with tempfile.TemporaryFile(prefix="llmemb-") as file:
-        try:
-            # All of it now: a page that finds no room when it is written ends the process without a word.
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.gettempdir()}: no room for {size / 2**30:.1f} GiB of embeddings ({error.strerror}); "
-                "TMPDIR names another folder"
-            ) from error
-        return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
 
 def to_table(

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage
-from llmemb.data.sequences import Sequences, Split, Targets, concatenate, split_from_info
+from llmemb.data.sequences import Sequences, Split, Targets, split_from_info
 from llmemb.errors import InputError
 
 ITEM_ID, USER_ID, ITEM_IDS, TIMESTAMPS = "item_id", "user_id", "item_ids", "timestamps"
@@ -77,22 +77,35 @@ class Dataset:
 
     @cached_property
     def sequences(self) -> Sequences:
+        """All users', on a local disk, mapped: of the items only what is in use needs memory.
+
+        Raises:
+            InputError: the files and ``dataset.json`` are not of one dataset.
+        """
         columns = [ITEM_IDS, TIMESTAMPS] if self.split.needs_timestamps else [ITEM_IDS]
         item_ids = pa.array(self.item_ids, pa.string())
-        parts: list[Sequences] = []
-        num_unknown = 0
+        expected: int = self.info["counts"]["interactions"]
+        items = storage.zeros_on_disk((expected,), "int32")
+        timestamps = storage.zeros_on_disk((expected,), "int64") if TIMESTAMPS in columns else None
+        lengths: list[NDArray[np.int64]] = []
+        done = num_unknown = 0
         for file in self._sequence_files:  # ids as text take many times what their indices do
             table = storage.read_table(file, columns)
             index = pc.index_in(pc.list_flatten(table.column(ITEM_IDS)), value_set=item_ids)
             num_unknown += index.null_count
-            items = pc.fill_null(index, -1).to_numpy() + np.int32(1)
-            lengths = pc.list_value_length(table.column(ITEM_IDS)).to_numpy()
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            timestamps = pc.list_flatten(table.column(TIMESTAMPS)).to_numpy() if TIMESTAMPS in columns else None
-            parts.append(Sequences(items, offsets, timestamps))
+            start, done = done, done + len(index)
+            if done <= expected:
+                items[start:done] = pc.fill_null(index, -1).to_numpy() + np.int32(1)
+                if timestamps is not None:
+                    timestamps[start:done] = pc.list_flatten(table.column(TIMESTAMPS)).to_numpy()
+            lengths.append(pc.list_value_length(table.column(ITEM_IDS)).to_numpy().astype(np.int64))
         if num_unknown:
             raise InputError(f"dataset: {self.uri}: {num_unknown} interactions name items that items/ lacks")
-        return concatenate(parts)
+        if done != expected:
+            raise InputError(
+                f"dataset: {self.uri}: sequences/ holds {done:,} interactions; expected {expected:,} ({DATASET_FILE})"
+            )
+        return Sequences.of_all(items, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), timestamps)
 
     @property
     def _sequence_files(self) -> list[str]:

@@ -317,9 +317,10 @@ def _users_per_chunk(sequences: Sequences, ids: pl.Series, user_ids: pa.Array) -
 def _id_lists(sequences: Sequences, ids: pl.Series, users_per_chunk: int) -> pa.ChunkedArray:
     """Each user's item ids."""
     chunks = []
+    items, ends = sequences.items, sequences.offsets
     for start, stop in itertools.pairwise(_bounds(len(sequences), users_per_chunk)):
-        offsets = sequences.offsets[start : stop + 1]
-        taken = ids.gather(sequences.items[offsets[0] : offsets[-1]])
+        offsets = ends[start : stop + 1]
+        taken = ids.gather(items[offsets[0] : offsets[-1]])
         texts = taken.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         chunks.append(pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), texts))
     return pa.chunked_array(chunks)
@@ -339,7 +340,7 @@ def _sequences(table: pa.Table) -> Sequences:
         times = pc.list_flatten(table.column(TIMESTAMPS)).combine_chunks()
         timestamps = None if times.null_count else times.to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Sequences(pc.list_flatten(lists).to_numpy(), offsets, timestamps)
+    return Sequences.of_all(pc.list_flatten(lists).to_numpy(), offsets, timestamps)
 
 
 def _write_popularity(sequences: Sequences, split: Split, uri: str) -> None:

@@ -280,7 +280,7 @@ def _facts(comparison: Comparison, slices: Sequence[Slice]) -> dict[str, Any]:
             "fingerprint": dataset.fingerprint,
             "num_items": dataset.num_items,
             "num_users": len(dataset.sequences),
-            "num_interactions": len(dataset.sequences.items),
+            "num_interactions": int(dataset.sequences.lengths.sum()),
             "num_train_interactions": len(dataset.train.items),
             "info": {key: value for key, value in dataset.info.items() if key != "files"},
         },

@@ -178,9 +178,7 @@ def ranks_in_chunk(scores: ArrayLike | torch.Tensor, items: ArrayLike, *, model:
 
 def seen_items(targets: Targets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which items each query's history holds, each once and without the target: int64 queries and item indices."""
-    base = int(max(targets.histories.items.max(initial=0), targets.items.max(initial=0))) + 1
-    queries = np.repeat(np.arange(len(targets.items)), targets.histories.lengths)
-    queries, items = np.divmod(np.unique(queries * base + targets.histories.items), base)
+    queries, items = targets.histories.distinct()
     kept = items != targets.items[queries]
     return queries[kept], items[kept]
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
@@ -15,7 +16,7 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import read_item_embeddings, read_vectors, read_weights
 from llmemb.rat.scaling import ROWS_PER_CHUNK
-from llmemb.vectors import ITEM_ID, from_table, zeros_on_disk
+from llmemb.vectors import ITEM_ID, from_table
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def load_embeddings(snapshot: Snapshot, dataset: Dataset) -> tuple[Tensor, Tenso
     Raises:
         InputError: a value is not finite.
     """
-    on_disk = zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
+    on_disk = storage.zeros_on_disk((dataset.num_items, snapshot.embedding_dim), snapshot.dtype)
     table, found = snapshot.vectors(dataset.item_ids, into=on_disk)
     missing = np.flatnonzero(~found)
     total = np.zeros(snapshot.embedding_dim)

@@ -30,12 +30,19 @@ ITEM_VECTORS_FOLDER = "item_vectors"
 
 
 def ensure_item_vectors(
-    config: RatConfig, dataset: Dataset, collaborative: Collaborative | None, folder: str, *, here: bool = False
+    config: RatConfig,
+    dataset: Dataset,
+    collaborative: Collaborative | None,
+    folder: str,
+    *,
+    here: bool = False,
+    tell: Tell | None = None,
 ) -> None:
     """Learns and writes the vectors, unless those of this very config are there already.
 
     Args:
         here: In this process, and not in a task of its own.
+        tell: Told of each epoch in this process.
 
     Raises:
         InputError: the folder holds others.
@@ -47,7 +54,7 @@ def ensure_item_vectors(
     inputs = Inputs(config, dataset, collaborative=collaborative)
     if here:
         device = torch.device(own_device())
-        learn(inputs, folder, info, device=device, tell=lambda done, total, figures: None)
+        learn(inputs, folder, info, device=device, tell=tell or (lambda done, total, figures: None))
     else:
         _learn_on_ray(inputs, folder, info)
 

@@ -3,7 +3,7 @@
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -56,7 +56,8 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
 
     Args:
         here: Train in this process, which is one worker of a cluster already, such as a trial of a study.
-        on_epoch: Told of each of the recommender's own epochs and its content's, if they are trained here.
+        on_epoch: Told of each of the recommender's own epochs, its item vectors' and its content's, if they are trained
+            here.
 
     Raises:
         InputError: no such dataset or snapshot; a snapshot that lacks items or has values that are not finite; an
@@ -89,15 +90,19 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
     )
+    began = time.monotonic()
     if "item_vectors" in config.reads:
         collaborative = load_collaborative(sources.collaborative)
-        ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here)
+        tell = None if on_epoch is None else partial(_tell_of_vectors, on_epoch, config)
+        ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here, tell=tell)
+    seconds_before = time.monotonic() - began
     if here:
         device = torch.device(own_device())
-        fit(config, sources, worker=Worker(device=device), on_epoch=on_epoch)
+        after = None if on_epoch is None else partial(_tell_after_vectors, on_epoch, config)
+        fit(config, sources, worker=Worker(device=device), seconds_before=seconds_before, on_epoch=after)
         _remove_leftovers(config.output)
     else:
-        _fit_on_ray(config, sources)
+        _fit_on_ray(config, sources, seconds_before)
     _tell_result(config)
 
 
@@ -167,7 +172,13 @@ def train_worker(arguments: dict[str, Any]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     torch.set_num_threads(worker_threads(arguments["threads"]))
     on_epoch = partial(_tell, arguments["board"]) if worker.rank == 0 else None
-    fit(RatConfig.model_validate(arguments["config"]), arguments["sources"], worker=worker, on_epoch=on_epoch)
+    fit(
+        RatConfig.model_validate(arguments["config"]),
+        arguments["sources"],
+        worker=worker,
+        seconds_before=arguments["seconds_before"],
+        on_epoch=on_epoch,
+    )
 
 
 def fit(
@@ -175,10 +186,15 @@ def fit(
     sources: Sources,
     *,
     worker: Worker,
+    seconds_before: float = 0.0,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact."""
-    started = time.monotonic()
+    """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact.
+
+    Args:
+        seconds_before: What it took to learn item vectors, which counts as a part of the run's time.
+    """
+    started = time.monotonic() - seconds_before
     dataset = Dataset.open(config.dataset)
     inputs = load_inputs(config, dataset, sources)
     model = make_model(inputs)
@@ -247,7 +263,7 @@ def make_schedule(config: RatConfig, precision: torch.dtype) -> Schedule:
     )
 
 
-def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
+def _fit_on_ray(config: RatConfig, sources: Sources, seconds_before: float) -> None:
     connect()
     # Ray Train's own record of a run that was killed; ours is the checkpoint.
     storage.remove(storage.join(config.output, RAY_FOLDER))
@@ -256,7 +272,13 @@ def _fit_on_ray(config: RatConfig, sources: Sources) -> None:
     with progress.remote_bar(f"rat: {label}", total=max_epochs(config), unit="epochs") as board:
         train_on_ray(
             train_worker,
-            {"config": config.model_dump(mode="json"), "sources": sources, "threads": threads, "board": board},
+            {
+                "config": config.model_dump(mode="json"),
+                "sources": sources,
+                "seconds_before": seconds_before,
+                "threads": threads,
+                "board": board,
+            },
             storage_uri=config.output,
             name=RAY_FOLDER,
             scaling=training_workers(config.num_workers, threads=threads, labels=config.node_labels),
@@ -302,6 +324,14 @@ def _tell_of_training(on_epoch: OnEpoch, config: RatConfig, epoch: Epoch, is_las
     figures = {"loss": epoch.loss, "ndcg@10": epoch.validation_ndcg, "positions_per_second": epoch.positions_per_second}
     done = _content_epochs(config) + epoch.epoch
     on_epoch(done, done if is_last else max_epochs(config), figures)
+
+
+def _tell_of_vectors(on_epoch: OnEpoch, config: RatConfig, done: int, total: int, figures: Mapping[str, float]) -> None:
+    on_epoch(done, total + max_epochs(config), dict(figures))
+
+
+def _tell_after_vectors(on_epoch: OnEpoch, config: RatConfig, done: int, total: int, figures: dict[str, float]) -> None:
+    on_epoch(config.vector_epochs + done, config.vector_epochs + total, figures)
 
 
 def _tell_of_content(on_epoch: OnEpoch, config: RatConfig, epoch: int, loss: float) -> None:

@@ -130,5 +130,5 @@ def next_item_ranks(
 
 def _last_two(dataset: Dataset) -> NDArray[np.int32]:
     """int32 ``[users, 2]``: the indices of each user's last two training items, of users who have as many."""
-    ends = dataset.train.offsets[1:][dataset.train.lengths > 1]
-    return dataset.train.items[np.stack([ends - 2, ends - 1], axis=1)]
+    ends = dataset.train.stops[dataset.train.lengths > 1]
+    return dataset.train.flat[np.stack([ends - 2, ends - 1], axis=1)]

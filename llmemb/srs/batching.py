@@ -1,7 +1,6 @@
 """Batches of training sequences, a pure function of (seed, epoch)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from llmemb.data.sequences import Sequences
 
 @dataclass(frozen=True)
 class Windows:
-    """Training sequences cut to length: ``num_targets[w]`` targets, the first of them at ``starts[w]`` of the items.
+    """Training sequences cut to length: ``num_targets[w]`` targets, the first of them at ``starts[w]`` of ``flat``.
 
     Every item of a sequence but its first is a target exactly once. A sequence longer than the model's is cut into
     several windows, the newest one full, so that no interaction is lost.
@@ -30,8 +29,8 @@ def cut_windows(sequences: Sequences, *, max_seq_len: int) -> Windows:
     per_user = -(-lengths // max_seq_len)
     users = np.repeat(np.arange(len(lengths)), per_user)
     from_newest = np.arange(len(users)) - np.repeat(np.cumsum(per_user) - per_user, per_user)
-    stops = sequences.offsets[users + 1] - from_newest * max_seq_len
-    starts = np.maximum(stops - max_seq_len, sequences.offsets[users] + 1)
+    stops = sequences.stops[users] - from_newest * max_seq_len
+    starts = np.maximum(stops - max_seq_len, sequences.starts[users] + 1)
     return Windows(sequences, starts, stops - starts)
 
 
@@ -51,11 +50,8 @@ def epoch_batches(windows: Windows, *, batch_positions: int, seed: int, epoch: i
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def gather(windows: Windows, rows: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
-    """Values of the items of some windows, ``[row, longest + 1]``: a window's targets, and the item before them first.
-
-    Args:
-        values: One per interaction, such as the items themselves.
+def gather(windows: Windows, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The items of some windows, int64 ``[row, longest + 1]``: a window's targets, and the item before them first.
 
     Returns:
         Zero where a window is shorter than the longest.
@@ -63,5 +59,6 @@ def gather(windows: Windows, rows: NDArray[np.int64], values: NDArray[Any]) -> N
     num_targets = windows.num_targets[rows][:, None]
     columns = np.arange(num_targets.max(initial=0) + 1)
     real = columns <= num_targets
-    source = np.where(real, windows.starts[rows][:, None] - 1 + columns, 0)
-    return np.where(real, values[source], 0)
+    items = np.zeros(real.shape, dtype=np.int64)
+    items[real] = windows.sequences.flat[(windows.starts[rows][:, None] - 1 + columns)[real]]
+    return items

@@ -155,10 +155,10 @@ def _terms_of_before(encoder: nn.Module, state: dict[str, Tensor], prefix: str, 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:
     """The newest items of some users' histories, padded with 0 on the left, so that the last column is the newest."""
-    ends = histories.offsets[start + 1 : stop + 1]
-    lengths = np.minimum(histories.lengths[start:stop], max_seq_len)
+    ends = histories.stops[start:stop]
+    lengths = np.minimum(ends - histories.starts[start:stop], max_seq_len)
     back = np.arange(max(1, lengths.max(initial=0)), 0, -1)
     real = back <= lengths[:, None]
     items = np.zeros(real.shape, dtype=np.int64)
-    items[real] = histories.items[(ends[:, None] - back)[real]]
+    items[real] = histories.flat[(ends[:, None] - back)[real]]
     return torch.from_numpy(items)

@@ -61,7 +61,7 @@ class NextItem:
 
     def batches(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         for rows in epoch_batches(self._windows, batch_positions=self._batch_positions, seed=seed, epoch=epoch):
-            items = gather(self._windows, rows, self._windows.sequences.items).astype(np.int64)
+            items = gather(self._windows, rows)
             yield Batch(items[:, :-1] * (items[:, 1:] > 0), items[:, 1:], num_interactions=int((items > 0).sum()))
 
 
@@ -93,14 +93,11 @@ class Cloze:
 
     def batches(self, *, seed: int, epoch: int) -> Iterator[Batch]:
         random = np.random.default_rng([seed, epoch, 1])
-        of_items = random.random(len(self._windows.sequences.items))
-        of_windows = random.random(len(self._windows))
         for rows in epoch_batches(self._windows, batch_positions=self._batch_positions, seed=seed, epoch=epoch):
-            items = gather(self._windows, rows, self._windows.sequences.items).astype(np.int64)
+            items = gather(self._windows, rows)
             newest = (items > 0) & (np.arange(items.shape[1]) == self._windows.num_targets[rows][:, None])
-            draws = gather(self._windows, rows, of_items)
-            only_newest = (of_windows[rows] < self._newest_share)[:, None]
-            masked = (items > 0) & np.where(only_newest, newest, draws < self._mask_share)
+            only_newest = random.random((len(rows), 1)) < self._newest_share
+            masked = (items > 0) & np.where(only_newest, newest, random.random(items.shape) < self._mask_share)
             masked |= newest & ~masked.any(axis=1, keepdims=True)
             inputs, targets = np.where(masked, MASK, items), np.where(masked, items, 0)
             yield Batch(inputs, targets, num_interactions=int((items > 0).sum()))

@@ -21,6 +21,7 @@ from llmemb.storage.objects import (
     write_bytes,
     write_json,
 )
+from llmemb.storage.on_disk import zeros_on_disk
 from llmemb.storage.parquet import (
     PARQUET_OPTIONS,
     entry,
@@ -75,4 +76,5 @@ __all__ = [
     "write_json",
     "write_table",
     "write_tables",
+    "zeros_on_disk",
 ]

@@ -228,7 +228,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "num_items": dataset.num_items,
         "num_users": len(dataset.sequences),
-        "num_interactions": len(dataset.sequences.items),
+        "num_interactions": int(dataset.sequences.lengths.sum()),
         "num_queries": len(dataset.test().items),
     }
 

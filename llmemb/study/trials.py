@@ -27,7 +27,8 @@ class Outcome:
     Attributes:
         reason: Why it failed; None where it did not.
         validation: Its NDCG@10.
-        seconds: From loading the dataset to the artifact, without what it starts from.
+        seconds: From loading the dataset to the artifact, with the item vectors and content that it learnt itself and
+            without the recommender that it starts from.
     """
 
     reason: str | None = None
@@ -99,7 +100,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
         resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
-    planned = {config.output: max_epochs(config) or 1 for config in configs}
+    planned = {config.output: config.vector_epochs + max_epochs(config) or 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 

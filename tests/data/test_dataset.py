@@ -24,7 +24,7 @@ def write(folder: Path, split: dict[str, object]) -> Dataset:
         }
         pq.write_table(pa.table(columns), folder / "sequences" / f"{number}.parquet")
     files = {"items": [{"file": "0.parquet"}], "sequences": [{"file": f"{number}.parquet"} for number in range(2)]}
-    info = {"counts": {"items": 3}, "files": files, "split": split}
+    info = {"counts": {"items": 3, "interactions": 5}, "files": files, "split": split}
     (folder / "dataset.json").write_text(json.dumps(info))
     return Dataset.open(str(folder))
 
@@ -42,6 +42,14 @@ def test_the_users_of_all_files_stand_one_after_another(tmp_path, split, timesta
     assert sequences.offsets.tolist() == [0, 2, 2, 5]
     assert (sequences.items.dtype, sequences.offsets.dtype) == ("int32", "int64")
     assert timestamps == (None if sequences.timestamps is None else sequences.timestamps.tolist())
+
+
+@pytest.mark.parametrize("counted", [4, 6])
+def test_files_of_another_number_of_interactions_are_told(tmp_path, counted):
+    dataset = write(tmp_path, {"policy": "leave-one-out"})
+    dataset.info["counts"]["interactions"] = counted
+    with pytest.raises(InputError, match=f"sequences/ holds 5 interactions; expected {counted}"):
+        _ = dataset.sequences
 
 
 def test_interactions_with_items_that_the_catalogue_lacks_are_counted(tmp_path):

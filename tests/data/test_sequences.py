@@ -1,5 +1,7 @@
 """Flat sequences and leave-one-out, checked against lists."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -30,17 +32,46 @@ def test_counts_have_a_place_for_padding_and_for_items_never_seen() -> None:
     assert Sequences.from_lists([[2, 2], [3]]).counts(num_items=4).tolist() == [0, 0, 2, 1, 0]
 
 
+@given(lists=item_lists)
+def test_distinct_items_are_those_of_sets(lists: list[list[int]]) -> None:
+    numbers, items = Sequences.from_lists(lists).distinct()
+    pairs = [(number, item) for number, sequence in enumerate(lists) for item in sorted(set(sequence))]
+    assert list(zip(numbers.tolist(), items.tolist(), strict=True)) == pairs
+
+
 def test_take_keeps_the_asked_order() -> None:
     assert _lists(SEQUENCES.take(np.array([2, 0, 2]))) == [[7, 8, 9], [1, 2, 3, 4], [7, 8, 9]]
 
 
 def test_what_is_taken_does_not_depend_on_how_many_users_are_found_at_once(monkeypatch) -> None:
-    timed = replace(SEQUENCES, timestamps=np.arange(len(SEQUENCES.items)))
+    timed = replace(SEQUENCES, flat_timestamps=np.arange(len(SEQUENCES.items)))
+    kept = timed.without_last(np.array([2, 0, 1, 0]))
+    split = TimeCut(validation_from=1, test_from=6)
     for users_at_once in (1, 2, 100):
-        monkeypatch.setattr(sequences, "USERS_PER_GATHER", users_at_once)
-        kept = timed.without_last(np.array([2, 0, 1, 0]))
-        assert _lists(kept) == [[1, 2], [5, 6], [7, 8], []]
-        assert kept.timestamps.tolist() == [0, 1, 4, 5, 6, 7]
+        monkeypatch.setattr(sequences, "USERS_PER_BLOCK", users_at_once)
+        assert [items for block in kept.blocks() for items in _lists(block)] == [[1, 2], [5, 6], [7, 8], []]
+        assert kept.counts(9).tolist() == [0, 1, 1, 0, 0, 1, 1, 1, 1, 0]
+        assert _lists(split.train(timed)) == [[1], [], [], []]
+
+
+def test_what_is_taken_copies_no_interaction():
+    timed = replace(SEQUENCES, flat_timestamps=np.arange(len(SEQUENCES.items)))
+    kept = timed.take(np.array([2, 0])).without_last(np.array([0, 1])).newest(np.array([2, 1]))
+    assert _lists(kept) == [[8, 9], [3]]
+    assert np.shares_memory(kept.flat, SEQUENCES.flat)
+    assert kept.items.tolist() == [8, 9, 3]
+    assert kept.offsets.tolist() == [0, 2, 3]
+    assert kept.timestamps.tolist() == [7, 8, 2]
+    assert SEQUENCES.items is SEQUENCES.flat
+
+
+def test_pickled_sequences_hold_their_own_items_alone():
+    many = Sequences.of_all(np.arange(1, 100_001, dtype=np.int32), np.arange(0, 100_001, 10))
+    some = many.take(np.array([7, 3]))
+    assert len(pickle.dumps(some)) < 1_000
+    again = copy.deepcopy(some)  # as a pickle is read
+    assert _lists(again) == _lists(some)
+    assert len(again.flat) == 20
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -74,7 +105,7 @@ TIMED = [[(1, 5), (2, 9), (3, 10), (4, 15), (5, 20), (6, 30)], [(7, 1), (8, 25)]
 
 def test_time_cut_by_hand() -> None:
     flat = Sequences.from_lists([[item for item, _ in user] for user in TIMED])
-    sequences = Sequences(flat.items, flat.offsets, np.array([moment for user in TIMED for _, moment in user]))
+    sequences = Sequences.of_all(flat.items, flat.offsets, np.array([moment for user in TIMED for _, moment in user]))
     split = split_from_info({"policy": "time-cut", "validation_from": 10, "test_from": 20})
     assert _lists(split.train(sequences)) == [[1, 2], [7], [], []]
 
@@ -97,7 +128,9 @@ def test_time_cut_by_hand() -> None:
 def test_time_cut_leaks_nothing(users: list[list[tuple[int, int]]], validation_from: int, test_from: int) -> None:
     users = [sorted(user, key=lambda entry: entry[1]) for user in users]
     flat = Sequences.from_lists([[item for item, _ in user] for user in users])
-    sequences = Sequences(flat.items, flat.offsets, np.array([at for user in users for _, at in user], dtype=np.int64))
+    sequences = Sequences.of_all(
+        flat.items, flat.offsets, np.array([at for user in users for _, at in user], dtype=np.int64)
+    )
     split = TimeCut(validation_from, test_from)
     assert _lists(split.train(sequences)) == [[item for item, at in user if at < validation_from] for user in users]
     for name, start, end in (("validation", validation_from, test_from), ("test", test_from, 99)):

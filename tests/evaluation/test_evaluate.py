@@ -57,7 +57,7 @@ def dataset(tmp_path: Path) -> Dataset:
         }
     )
     files = {"items": [items], "sequences": [storage.write_table(f"{uri}/sequences/part-0.parquet", sequences)]}
-    counts = {"items": NUM_ITEMS, "users": len(SEQUENCES)}
+    counts = {"items": NUM_ITEMS, "users": len(SEQUENCES), "interactions": sum(map(len, SEQUENCES))}
     storage.write_json(f"{uri}/dataset.json", {"fingerprint": FINGERPRINT, "counts": counts, "files": files})
     return Dataset.open(uri)
 

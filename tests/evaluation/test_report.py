@@ -59,7 +59,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "items": [storage.write_table(f"{dataset}/items/part-0.parquet", items)],
         "sequences": [storage.write_table(f"{dataset}/sequences/part-0.parquet", users)],
     }
-    counts = {"items": NUM_ITEMS, "users": NUM_USERS}
+    counts = {"items": NUM_ITEMS, "users": NUM_USERS, "interactions": sum(map(len, histories))}
     storage.write_json(f"{dataset}/dataset.json", {"fingerprint": "d0", "counts": counts, "files": files})
     models = {f"{folder}/{number}": Table(label, number) for number, label in enumerate(LABELS)}
     for uri, model in models.items():

@@ -1,17 +1,20 @@
 """The task on the cluster that learns item vectors; what it learns is tested in ``tests/rat/methods``."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
 from llmemb.rat import item_vectors
-from llmemb.rat.config import RatConfig
+from llmemb.rat.config import RatConfig, TrainingConfig
 from llmemb.rat.item_vectors import ensure_item_vectors
 from llmemb.rat.recommender import read_vectors
+from llmemb.rat.run import run_rat
 
 
 @pytest.fixture
@@ -46,6 +49,27 @@ def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, confi
     assert asked == {"cpus": 1, "gpus": 0, "labels": {"market": "!spot"}, "memory": 4 * num_parameters}
     assert "rat: SAID's item vectors: 2/2 epochs" in capsys.readouterr().out
     assert read_vectors(str(tmp_path))[1].shape == (40, 8)
+
+
+def test_in_a_trial_its_epochs_and_its_time_count(config, tmp_path, monkeypatch):
+    def slowly(*arguments: Any, **settings: Any) -> None:
+        time.sleep(2.0)
+        learn(*arguments, **settings)
+
+    learn = item_vectors.learn
+    monkeypatch.setattr(item_vectors, "learn", slowly)
+    training = TrainingConfig(max_epochs=2, batch_positions=64)
+    vectors = f"{tmp_path}/vectors"
+    told: dict[str, list[tuple[int, int]]] = {}
+    seconds = []
+    for name in ("first", "second"):
+        trial = config.model_copy(
+            update={"output": f"{tmp_path}/{name}", "item_vectors": vectors, "training": training}
+        )
+        run_rat(trial, here=True, on_epoch=lambda done, total, _: told.setdefault(name, []).append((done, total)))  # noqa: B023
+        seconds.append(storage.read_json(f"{trial.output}/metrics.json")["seconds"])
+    assert told == {"first": [(1, 4), (2, 4), (3, 4), (4, 4)], "second": [(3, 4), (4, 4)]}
+    assert seconds[0] > seconds[1] + 1.0
 
 
 def test_a_model_that_no_node_has_memory_for_is_found_out(ray_local, config, tmp_path, monkeypatch):

@@ -66,9 +66,9 @@ def fit(
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_training_learns_and_the_best_weights_are_restored(backbone):
-    model, history = fit(backbone=backbone)
+    model, history = fit(replace(SCHEDULE, max_epochs=120, patience=60), backbone=backbone)
     best = max(epoch.validation_ndcg for epoch in history)
-    assert history[0].validation_ndcg < 0.65 < 0.7 < best
+    assert history[0].validation_ndcg < 0.65 < 0.85 < best
     targets = LeaveOneOut().targets(CIRCLE, "validation")
     assert validation_ndcg(model, targets, worker=Worker()) == pytest.approx(best)
 

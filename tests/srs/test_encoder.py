@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,5 +42,5 @@ def test_newest_items_are_padded_on_the_left():
     histories = Sequences.from_lists([[1, 2, 3, 4], [5], []])
     rows = newest_items(histories, 0, 3, max_seq_len=3)
     assert rows.tolist() == [[2, 3, 4], [0, 0, 5], [0, 0, 0]]
-    nothing = Sequences(np.array([], dtype=np.int32), np.array([0, 0]))
+    nothing = Sequences.from_lists([[]])
     assert newest_items(nothing, 0, 1, max_seq_len=3).tolist() == [[0]]

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from llmemb.data.sequences import Sequences
@@ -16,5 +15,5 @@ def test_each_user_has_seen_each_item_of_the_history_once(start: int, stop: int)
 def test_the_share_of_repeats_is_counted_over_targets():
     sequences = Sequences.from_lists([[1, 2, 1, 1], [1, 3], [4]])
     assert repeat_share(sequences) == pytest.approx((2 + 1) / (4 + 2))
-    nothing = Sequences(np.array([], dtype=np.int32), np.array([0]))
+    nothing = Sequences.from_lists([])
     assert 0 < repeat_share(nothing) < 1

@@ -110,7 +110,7 @@ class Contexts:
     """The histories that end with an item: one for each of its training interactions."""
 
     def __init__(self, sequences: Sequences, *, num_items: int, max_contexts: int) -> None:
-        self._sequences, self._max_contexts = sequences, max_contexts
+        self._sequences, self._offsets, self._max_contexts = sequences, sequences.offsets, max_contexts
         self._places = np.argsort(sequences.items, kind="stable")
         self._ends = np.cumsum(sequences.counts(num_items))
 
@@ -127,10 +127,9 @@ class Contexts:
         return random.choice(occurrences, self._max_contexts, replace=False)
 
     def _prefixes(self, places: NDArray[np.int64]) -> Sequences:
-        """The histories that end at some places of the flat array of interactions."""
-        offsets = self._sequences.offsets
-        users = np.searchsorted(offsets, places, side="right") - 1
-        return self._sequences.take(users).without_last(offsets[users + 1] - places - 1)
+        """The histories that end at some places of all users' items, one user's after another's."""
+        users = np.searchsorted(self._offsets, places, side="right") - 1
+        return self._sequences.take(users).without_last(self._offsets[users + 1] - places - 1)
 
 
 def head_users(sequences: Sequences) -> NDArray[np.int64]:
