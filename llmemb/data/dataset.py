@@ -26,6 +26,9 @@ class Dataset:
         self.uri = uri
         self.info = info
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.uri, self.info)  # another process reads the files itself
+
     @classmethod
     def open(cls, uri: str) -> Self:
         """Opens a finished dataset.
@@ -105,6 +108,9 @@ class Dataset:
             raise InputError(
                 f"dataset: {self.uri}: sequences/ holds {done:,} interactions; expected {expected:,} ({DATASET_FILE})"
             )
+        for array in (items, timestamps):
+            if array is not None:
+                array.flags.writeable = False  # all that is taken of it shares it
         return Sequences.of_all(items, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), timestamps)
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 ValueT = TypeVar("ValueT", bound=np.generic)
 SplitName = Literal["validation", "test"]
 USERS_PER_BLOCK = 2**16
-"""Whose interactions are looked at together, where all of them are looked at once."""
+"""Whose interactions are looked at together where all users' are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Sequences:
         """int64 ``[num_items + 1]``: how often each item index occurs; index 0 is padding."""
         counts = np.zeros(num_items + 1, dtype=np.int64)
         for block in self.blocks():
-            counts += np.bincount(block.items, minlength=num_items + 1)
+            np.add.at(counts, block.items, 1)
         return counts
 
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -105,11 +105,16 @@ class Sequences:
         return replace(self, starts=self.stops - num)
 
     def _joined(self, values: NDArray[ValueT]) -> NDArray[ValueT]:
-        lengths = self.lengths
-        offsets = _offsets(lengths)
+        offsets = self.offsets
         if offsets[-1] == len(values) and np.array_equal(self.starts, offsets[:-1]):
             return values
-        return values[np.arange(offsets[-1]) + np.repeat(self.starts - offsets[:-1], lengths)]
+        joined = np.empty(offsets[-1], values.dtype)
+        for first in range(0, len(self), USERS_PER_BLOCK):  # where they are takes more memory than they do
+            users = slice(first, first + USERS_PER_BLOCK)
+            start, stop = offsets[first], offsets[min(first + USERS_PER_BLOCK, len(self))]
+            places = np.repeat(self.starts[users] - offsets[:-1][users], self.lengths[users])
+            joined[start:stop] = values[np.arange(start, stop) + places]
+        return joined
 
 
 @dataclass(frozen=True)

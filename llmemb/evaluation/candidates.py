@@ -35,11 +35,12 @@ def draw_candidates(
         InputError: some user has not seen everything but has too few items left.
     """
     weights = np.ones(len(popularity) - 1) if distribution == "uniform" else popularity[1:].astype(np.float64)
-    _check_enough(targets, weights, num_negatives)
+    rows = np.split(np.arange(len(targets.items)), np.arange(USERS_PER_DRAW, len(targets.items), USERS_PER_DRAW))
+    blocks = list(map(targets.take, rows))
+    _check_enough(blocks, weights, num_negatives)
     random = np.random.default_rng(seed)
     ends = np.cumsum(weights)
-    blocks = np.split(np.arange(len(targets.items)), np.arange(USERS_PER_DRAW, len(targets.items), USERS_PER_DRAW))
-    return np.concatenate([_draw(targets.take(block), ends, num_negatives, random) for block in blocks])
+    return np.concatenate([_draw(block, ends, num_negatives, random) for block in blocks])
 
 
 def write_candidates(
@@ -88,12 +89,15 @@ def _first_of_row(drawn: NDArray[np.integer]) -> NDArray[np.bool_]:
     return first
 
 
-def _check_enough(targets: Targets, weights: NDArray[np.float64], num_negatives: int) -> None:
+def _check_enough(blocks: list[Targets], weights: NDArray[np.float64], num_negatives: int) -> None:
     """Raises InputError unless every query has enough items that can be drawn."""
-    rows, items = seen_items(targets)
     drawable = weights > 0
-    taken = np.bincount(rows[drawable[items - 1]], minlength=len(targets.items)) + drawable[targets.items - 1]
-    left = int(drawable.sum()) - int(taken.max(initial=0))
+    most = 0
+    for targets in blocks:
+        rows, items = seen_items(targets)
+        taken = np.bincount(rows[drawable[items - 1]], minlength=len(targets.items)) + drawable[targets.items - 1]
+        most = max(most, int(taken.max(initial=0)))
+    left = int(drawable.sum()) - most
     if left < num_negatives:
         raise InputError(
             f"sampled.num_negatives: {num_negatives}, but some user has only {left} unseen items to draw from; "

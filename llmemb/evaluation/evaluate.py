@@ -281,7 +281,7 @@ def _facts(comparison: Comparison, slices: Sequence[Slice]) -> dict[str, Any]:
             "num_items": dataset.num_items,
             "num_users": len(dataset.sequences),
             "num_interactions": int(dataset.sequences.lengths.sum()),
-            "num_train_interactions": len(dataset.train.items),
+            "num_train_interactions": int(dataset.train.lengths.sum()),
             "info": {key: value for key, value in dataset.info.items() if key != "files"},
         },
         "protocol": {

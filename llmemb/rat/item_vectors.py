@@ -1,5 +1,6 @@
 """Item vectors that a method learns with a language model before the training: made once, by a task on the cluster."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,26 +38,28 @@ def ensure_item_vectors(
     *,
     here: bool = False,
     tell: Tell | None = None,
-) -> None:
+) -> float:
     """Learns and writes the vectors, unless those of this very config are there already.
 
     Args:
         here: In this process, and not in a task of its own.
         tell: Told of each epoch in this process.
 
+    Returns:
+        The seconds that it took to learn them; 0 where they were there.
+
     Raises:
         InputError: the folder holds others.
     """
     determined_by = vectors_identity(config, dataset, collaborative)
     if has_item_vectors(folder, determined_by):
-        return
+        return 0.0
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
     inputs = Inputs(config, dataset, collaborative=collaborative)
     if here:
         device = torch.device(own_device())
-        learn(inputs, folder, info, device=device, tell=tell or (lambda done, total, figures: None))
-    else:
-        _learn_on_ray(inputs, folder, info)
+        return learn(inputs, folder, info, device=device, tell=tell or (lambda done, total, figures: None))
+    return _learn_on_ray(inputs, folder, info)
 
 
 def has_item_vectors(folder: str, determined_by: str) -> bool:
@@ -73,12 +76,14 @@ def has_item_vectors(folder: str, determined_by: str) -> bool:
     return True
 
 
-def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch.device, tell: Tell) -> None:
-    """Learns the vectors and writes them, with ``info`` in their manifest."""
+def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch.device, tell: Tell) -> float:
+    """Learns the vectors and writes them, with ``info`` in their manifest; the seconds that it took."""
+    started = time.monotonic()
     method = METHODS[inputs.config.method]
     assert method.learn_vectors is not None
     found = method.learn_vectors(inputs, device, tell)
     write_vectors(folder, inputs.dataset.item_ids, found.float().numpy(), info)
+    return time.monotonic() - started
 
 
 def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collaborative | None) -> str:
@@ -89,7 +94,7 @@ def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collabo
     return storage.fingerprint([settings, config.model.hidden_dim, dataset.fingerprint, table])
 
 
-def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
+def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float:
     """On a node of the cluster: the driver's may have no GPU."""
     memory = _memory(inputs.config)
     connect()
@@ -97,20 +102,21 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> None:
     threads = inputs.config.engine.threads_per_worker or cpu_threads(1, labels)
     on_gpu = has_gpus()
 
-    def work(board: Any, inputs: Inputs) -> None:  # an argument: what a function closes over may not be large
+    def work(board: Any, inputs: Inputs) -> float:  # an argument: what a function closes over may not be large
         torch.set_num_threads(worker_threads(threads))
 
         def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
             progress.tell(board, done, total, **figures)
 
-        learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
+        return learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
 
     request: dict[str, Any] = {**worker_request(threads), "labels": labels}
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
     check_memory(title, memory, **request)
     say_if_waiting(title, 1, **request)
     with progress.remote_bar(title, total=1, unit="epochs") as board:
-        run_task(title, work, board, inputs, memory=memory, **request)
+        seconds: float = run_task(title, work, board, inputs, memory=memory, **request)
+    return seconds
 
 
 def _memory(config: RatConfig) -> int:

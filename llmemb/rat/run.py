@@ -90,12 +90,11 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
     )
-    began = time.monotonic()
+    seconds_before = 0.0
     if "item_vectors" in config.reads:
         collaborative = load_collaborative(sources.collaborative)
         tell = None if on_epoch is None else partial(_tell_of_vectors, on_epoch, config)
-        ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here, tell=tell)
-    seconds_before = time.monotonic() - began
+        seconds_before = ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here, tell=tell)
     if here:
         device = torch.device(own_device())
         after = None if on_epoch is None else partial(_tell_after_vectors, on_epoch, config)
@@ -221,7 +220,7 @@ def fit(
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
             on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
         )
-    # A run that went on after a stop took the time of all its epochs; what its content took is not known any more.
+    # A run that went on after a stop took the time of all its epochs; that of what came before is not known any more.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(
         model,

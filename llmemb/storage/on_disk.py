@@ -20,13 +20,13 @@ def zeros_on_disk(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:  # which cannot be mapped
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile(prefix="llmemb-") as file:
-        try:
+    try:
+        with tempfile.TemporaryFile(prefix="llmemb-") as file:
             # All of it now: a page that finds no room when it is written ends the process without a word.
             os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.gettempdir()}: no room for an array of {size / 2**30:.1f} GiB ({error.strerror}); TMPDIR "
-                "names another folder"
-            ) from error
-        return np.memmap(file, dtype=dtype, mode="r+", shape=shape).view(np.ndarray)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=shape).view(np.ndarray)
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: no room for an array of {size / 2**30:.1f} GiB ({error.strerror}); TMPDIR "
+            "names another folder"
+        ) from error

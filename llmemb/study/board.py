@@ -6,7 +6,7 @@ from typing import Any
 class EpochBoard:
     """An actor that trials tell of their epochs; what a progress bar shows of them all.
 
-    The last epoch of a trial counts when its recommender is written; epochs that it need not run are in no sum.
+    The last epoch of a trial counts when its recommender is written; epochs that an early stop spares are in no sum.
     """
 
     def __init__(self) -> None:

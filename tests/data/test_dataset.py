@@ -1,6 +1,8 @@
 """Sequences as they are read from the artifact: of several files, and of items that the catalogue lacks."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +44,20 @@ def test_the_users_of_all_files_stand_one_after_another(tmp_path, split, timesta
     assert sequences.offsets.tolist() == [0, 2, 2, 5]
     assert (sequences.items.dtype, sequences.offsets.dtype) == ("int32", "int64")
     assert timestamps == (None if sequences.timestamps is None else sequences.timestamps.tolist())
+
+
+def test_a_dataset_that_another_process_gets_reads_its_files_there(tmp_path):
+    dataset = write(tmp_path, {"policy": "time-cut", "validation_from": 3, "test_from": 6})
+    size = len(pickle.dumps(dataset))
+    assert dataset.train.items.tolist() == [2, 1]
+    assert len(pickle.dumps(dataset)) == size
+    assert "sequences" not in vars(copy.deepcopy(dataset))  # as a pickle is read
+
+
+def test_nobody_can_write_into_what_all_share(tmp_path):
+    train = write(tmp_path, {"policy": "leave-one-out"}).train
+    with pytest.raises(ValueError, match="read-only"):
+        train[0][0] = 3
 
 
 @pytest.mark.parametrize("counted", [4, 6])

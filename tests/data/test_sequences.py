@@ -72,6 +72,8 @@ def test_pickled_sequences_hold_their_own_items_alone():
     again = copy.deepcopy(some)  # as a pickle is read
     assert _lists(again) == _lists(some)
     assert len(again.flat) == 20
+    timed = replace(many, flat_timestamps=np.arange(100_000)).take(np.array([7, 3]))
+    assert copy.deepcopy(timed).timestamps.tolist() == [*range(70, 80), *range(30, 40)]
 
 
 def test_leave_one_out_by_hand() -> None:

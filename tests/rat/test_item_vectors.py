@@ -38,13 +38,13 @@ def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, confi
     asked: dict[str, Any] = {}
     run_task = item_vectors.run_task
 
-    def watched(work: str, function: Any, *arguments: Any, **request: Any) -> None:
+    def watched(work: str, function: Any, *arguments: Any, **request: Any) -> Any:
         asked.update(request)
-        run_task(work, function, *arguments, **request)
+        return run_task(work, function, *arguments, **request)
 
     monkeypatch.setattr(item_vectors, "run_task", watched)
     monkeypatch.setattr(item_vectors, "float32_memory", lambda num_parameters: 4 * num_parameters)
-    ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+    assert ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path)) > 0
     num_parameters = EncoderFolder.read(Path(config.base_model or "")).num_parameters
     assert asked == {"cpus": 1, "gpus": 0, "labels": {"market": "!spot"}, "memory": 4 * num_parameters}
     assert "rat: SAID's item vectors: 2/2 epochs" in capsys.readouterr().out
@@ -52,12 +52,12 @@ def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, confi
 
 
 def test_in_a_trial_its_epochs_and_its_time_count(config, tmp_path, monkeypatch):
-    def slowly(*arguments: Any, **settings: Any) -> None:
+    def slowly(*arguments: Any) -> None:
         time.sleep(2.0)
-        learn(*arguments, **settings)
+        write_vectors(*arguments)
 
-    learn = item_vectors.learn
-    monkeypatch.setattr(item_vectors, "learn", slowly)
+    write_vectors = item_vectors.write_vectors
+    monkeypatch.setattr(item_vectors, "write_vectors", slowly)
     training = TrainingConfig(max_epochs=2, batch_positions=64)
     vectors = f"{tmp_path}/vectors"
     told: dict[str, list[tuple[int, int]]] = {}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -25,3 +26,9 @@ def test_no_room_for_an_array_is_one_line(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InputError, match=r"no room for an array of 2\.0 GiB \(No space left on device\); TMPDIR"):
         storage.zeros_on_disk((2**28, 4), "float16")
+
+
+def test_a_folder_for_it_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"gone: no room for .* \(No such file or directory\); TMPDIR"):
+        storage.zeros_on_disk((2, 2), "float16")
