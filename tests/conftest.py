@@ -41,7 +41,7 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
-pytest_plugins = ["tests.object_stores"]
+pytest_plugins = ["tests.object_stores", "tests.pages"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 256 * 2**20

@@ -82,6 +82,13 @@ def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch
     method = METHODS[inputs.config.method]
     assert method.learn_vectors is not None
     found = method.learn_vectors(inputs, device, tell)
+    broken = int((~found.isfinite()).any(1).sum())
+    if broken:  # and nothing is written: what is there is taken as learnt
+        rate = f"{inputs.config.method}.learning_rate"
+        raise FloatingPointError(
+            f"{method.label}: {broken:,} of {len(found):,} item vectors are NaN or infinite: the language model's "
+            f"training has diverged; a lower {rate} may help"
+        )
     write_vectors(folder, inputs.dataset.item_ids, found.float().numpy(), info)
     return time.monotonic() - started
 

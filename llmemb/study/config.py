@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from llmemb.config import Config, JobConfig
-from llmemb.evaluation.config import EmbeddingMap, Sampled, Uncertainty
+from llmemb.evaluation.config import EmbeddingMap, Sampled, TextSimilarity, Uncertainty
 from llmemb.rat.config import MethodName
 from llmemb.rat.methods import METHODS
 from llmemb.srs.backbone import BACKBONES
@@ -64,6 +64,7 @@ class StudyConfig(JobConfig):
     """By dotted path, values that ``llmemb`` is tried with beside the chosen one."""
     details_backbone: str | None = None
     """That of ablations and sensitivity; the first by default. A part of a study without it leaves them out."""
+    text_similarity: TextSimilarity = TextSimilarity()
     sampled: Sampled | None = Sampled()
     uncertainty: Uncertainty = Uncertainty()
     embedding_map: EmbeddingMap = EmbeddingMap(max_items=1000)

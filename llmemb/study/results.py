@@ -75,7 +75,8 @@ class Measure:
         """Popularity, and where there are embeddings the likeness of texts."""
         entrants = [popularity_entrant(self._dataset)]
         if snapshot is not None:
-            entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=1))
+            last_items = self._config.text_similarity.last_items
+            entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=last_items))
             fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
             decay, repeats = fusion.content_decay, fusion.repeats
             entrants.append(content_entrant(snapshot, self._dataset, decay=decay, repeats=repeats))

@@ -5,7 +5,7 @@ import torch
 
 from llmemb.data.sequences import Sequences
 from llmemb.evaluation import baselines
-from llmemb.evaluation.baselines import ContentAlone
+from llmemb.evaluation.baselines import ContentAlone, TextSimilarity
 from llmemb.metrics import ranking
 
 CONTENT = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0], [0, 0]])  # the last item has no embedding
@@ -25,6 +25,14 @@ def test_content_alone_is_the_cosine_with_a_history_whose_older_items_count_less
     query = torch.tensor([-0.5, 1]) / 1.25**0.5  # item 3, and half of item 4
     torch.testing.assert_close(two, CONTENT @ query)
     assert (none == 0).all()
+
+
+def test_text_similarity_is_the_cosine_with_the_mean_of_the_newest_items() -> None:
+    model = TextSimilarity(CONTENT.numpy(), last_items=2)
+    (scores,) = model.score(Sequences.from_lists([[1], [4, 1, 3], [5]]))
+    torch.testing.assert_close(scores[0], torch.tensor([1, 0.8, 0, -1, 0]))
+    torch.testing.assert_close(scores[1], CONTENT @ torch.tensor([1.0, 1.0]) / 2**0.5)  # items 1 and 3
+    assert (scores[2] == 0).all()
 
 
 @pytest.mark.parametrize("items_read", [1, 50])

@@ -1,15 +1,12 @@
 """The report as a reader's browser shows it: headless Chromium, on a desk and on a phone."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from llmemb import storage
 from llmemb.data.sequences import Sequences
@@ -17,18 +14,11 @@ from llmemb.evaluation import entrants
 from llmemb.evaluation.config import HEADLINE_METRICS, EvaluateConfig
 from llmemb.evaluation.evaluate import run_evaluate
 from llmemb.rat.recommender import FORMAT
+from tests.pages import DESK, LEAVES_THE_PAGE, PHONE, show
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# What a container without a user of its own needs, and no calls to the browser's maker.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-PHONE, DESK = 390, 1280
 NUM_ITEMS, NUM_USERS = 60, 80
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="document.title = \'owned\'">'
 LABELS = (f"SASRec {HOSTILE}", "a label with many words that does not fit beside two columns of figures on a phone")
-
-LEAVES_THE_PAGE = """width => [...document.querySelectorAll("body *")]
-    .filter(element => !element.closest(".scroll") && element.getBoundingClientRect().right > width + 0.5)
-    .map(element => element.outerHTML.slice(0, 200))"""
 
 
 class Table:
@@ -69,36 +59,6 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(entrants.Recommender, "load", lambda uri, device: models[uri])
         run_evaluate(EvaluateConfig.parse(config))
     return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = os.environ.get("LLMEMB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.fail(f"no {' or '.join(BROWSERS)}: apt-get install chromium, or name a browser in LLMEMB_CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def troubles() -> list[str]:
-    """What went wrong while a page was shown."""
-    return []
-
-
-def show(browser: Browser, report: Path, *, width: int, dark: bool, troubles: list[str]) -> Page:
-    """Opens the report with all of its details, and notes errors and everything that it fetches."""
-    scheme: Any = "dark" if dark else "light"
-    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
-    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
-    page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda request: request.url.startswith("data:") or troubles.append(f"fetched: {request.url}"))
-    page.goto(report.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    return page
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -6,13 +6,20 @@ import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat import checkpoint, tensors
+from llmemb.rat.config import MeltConfig
+from llmemb.rat.methods.melt import Mutual
 from llmemb.rat.training import Schedule, TrainableRecommender, train
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import IdTable
+from llmemb.srs.tail_users import TailUsers
 
 NUM_ITEMS, DIM, EPOCHS = 12, 8, 5
 CIRCLE = Sequences.from_lists([[(start + step) % NUM_ITEMS + 1 for step in range(6)] for start in range(NUM_ITEMS)])
+# A few users walk on where the others stop.
+WALKS = Sequences.from_lists(
+    [[(start + step) % NUM_ITEMS + 1 for step in range(5 + 4 * (start % 6 == 0))] for start in range(NUM_ITEMS)]
+)
 SCHEDULE = Schedule(
     batch_positions=16,
     learning_rate=1e-2,
@@ -31,15 +38,21 @@ class KilledError(Exception):
     pass
 
 
-def make_model(backbone: str) -> TrainableRecommender:
+def make_model(backbone: str, method: str = "none") -> TrainableRecommender:
     torch.manual_seed(0)
     module = make_backbone(backbone, hidden_dim=DIM, num_blocks=1, num_heads=1, max_seq_len=4, dropout=0.3)
     encoder = HistoryEncoder(module, hidden_dim=DIM, max_seq_len=4, similarity="cosine", temperature=0.1)
-    return TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder, num_items=NUM_ITEMS)
+    model = TrainableRecommender(IdTable(NUM_ITEMS, DIM), encoder, num_items=NUM_ITEMS)
+    if method == "melt":
+        encoder.tail_users = TailUsers(DIM, longest=2)
+        settings = MeltConfig(users_per_step=3, items_per_step=3, max_contexts=2)
+        model.auxiliary = Mutual(LeaveOneOut().train(WALKS), num_items=NUM_ITEMS, hidden_dim=DIM, settings=settings)
+    return model
 
 
-def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None = None):
-    model, split = make_model(backbone), LeaveOneOut()
+def fit(uri: str | None, *, backbone: str = "sasrec", method: str = "none", killed_after: int | None = None):
+    model, split = make_model(backbone, method), LeaveOneOut()
+    sequences = WALKS if method == "melt" else CIRCLE
 
     def on_epoch(epoch: checkpoint.Epoch, is_last: bool) -> None:
         if epoch.epoch == killed_after:
@@ -47,8 +60,8 @@ def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None =
 
     history = train(
         model,
-        split.train(CIRCLE),
-        split.targets(CIRCLE, "validation"),
+        split.train(sequences),
+        split.targets(sequences, "validation"),
         SCHEDULE,
         seed=1,
         checkpoint_uri=uri,
@@ -57,17 +70,18 @@ def fit(uri: str | None, *, backbone: str = "sasrec", killed_after: int | None =
     return model, history
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])  # both objectives
-def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbone):
-    expected, undisturbed = fit(None, backbone=backbone)
+# Both objectives, and a method that writes the table before an epoch and has weights of its own.
+@pytest.mark.parametrize(("backbone", "method"), [("sasrec", "none"), ("bert4rec", "none"), ("sasrec", "melt")])
+def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, backbone, method):
+    expected, undisturbed = fit(None, backbone=backbone, method=method)
     uri = str(tmp_path / "checkpoint.safetensors")
     for killed_after in (1, 3, EPOCHS):
         with pytest.raises(KilledError):
-            fit(uri, backbone=backbone, killed_after=killed_after)
+            fit(uri, backbone=backbone, method=method, killed_after=killed_after)
         done = checkpoint.load(uri)
         assert done is not None
         assert len(done.history) == killed_after
-    model, history = fit(uri, backbone=backbone)
+    model, history = fit(uri, backbone=backbone, method=method)
     assert [epoch.step_losses for epoch in history] == [epoch.step_losses for epoch in undisturbed]
     for name, weight in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)

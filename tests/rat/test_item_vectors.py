@@ -1,10 +1,12 @@
 """The task on the cluster that learns item vectors; what it learns is tested in ``tests/rat/methods``."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
@@ -13,6 +15,7 @@ from llmemb.errors import InputError
 from llmemb.rat import item_vectors
 from llmemb.rat.config import RatConfig, TrainingConfig
 from llmemb.rat.item_vectors import ensure_item_vectors
+from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import read_vectors
 from llmemb.rat.run import run_rat
 
@@ -70,6 +73,15 @@ def test_in_a_trial_its_epochs_and_its_time_count(config, tmp_path, monkeypatch)
         seconds.append(storage.read_json(f"{trial.output}/metrics.json")["seconds"])
     assert told == {"first": [(1, 4), (2, 4), (3, 4), (4, 4)], "second": [(3, 4), (4, 4)]}
     assert seconds[0] > seconds[1] + 1.0
+
+
+def test_vectors_that_are_no_numbers_are_told_and_not_kept(config, tmp_path, monkeypatch):
+    broken = torch.zeros(40, 8)
+    broken[[3, 7], 2] = torch.tensor([torch.nan, torch.inf])
+    monkeypatch.setitem(METHODS, "said", replace(METHODS["said"], learn_vectors=lambda *_: broken))
+    with pytest.raises(FloatingPointError, match=r"SAID: 2 of 40 item vectors are NaN .* lower said.learning_rate"):
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), here=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_no_node_has_memory_for_is_found_out(ray_local, config, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ SMALL = {
 }
 
 
-def prepare(folder: Path, *, length: int, long_ones: int = 0, num_users: int = 24) -> Dataset:
+def prepare(folder: Path, *, length: int, long_ones: int = 0, num_users: int = 24, shortest: int = 3) -> Dataset:
     """Users who walk round the catalogue for some steps, and some of them twice as far."""
     ids = [f"item-{number:02}" for number in range(NUM_ITEMS)]
     pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
@@ -65,7 +65,8 @@ def prepare(folder: Path, *, length: int, long_ones: int = 0, num_users: int = 2
     ]
     pl.DataFrame(walks, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(folder / "log.parquet")
     settings = {"items": str(folder / "items.parquet"), "interactions": str(folder / "log.parquet")}
-    run_prepare(PrepareConfig.model_validate({**settings, "output": str(folder / "dataset")}))
+    filters = {"min_user_interactions": shortest}
+    run_prepare(PrepareConfig.model_validate({**settings, "filters": filters, "output": str(folder / "dataset")}))
     return Dataset.open(str(folder / "dataset"))
 
 
@@ -544,8 +545,9 @@ def test_scores_are_not_made_from_the_weights_of_another_model(trained, dataset,
         run_rat(config)
 
 
-def test_sequences_too_short_to_train_on_are_refused(tmp_path):
-    short = prepare(tmp_path, length=3)
+@pytest.mark.parametrize("length", [1, 3])
+def test_sequences_too_short_to_train_on_are_refused(tmp_path, length):
+    short = prepare(tmp_path, length=length, shortest=1)
     with pytest.raises(InputError, match="no user has two interactions to train on"):
         run_rat(config_for(short, method="none", output=str(tmp_path / "out")))
 

@@ -24,6 +24,7 @@ from llmemb.study.report import search_table
 from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
 from llmemb.study.trials import Outcome
+from tests.pages import DESK, LEAVES_THE_PAGE, PHONE, show
 from tests.snapshots import write_snapshot
 
 SMALL = {
@@ -88,10 +89,28 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
         assert f"| {label} |" in tables
         assert f'<th scope="row">{label}</th>' in page
     assert page.count("data:image/svg+xml") == 4 * 3  # pictures in light and dark, wide and narrow
+    assert results["map_info"]["num_items"] == 20
+    assert "<h2>Where the items lie: SASRec</h2>" in page
+    drawn = re.findall(r'<svg viewBox[^>]* aria-label="([^"]*), coloured by fifth">(.*?)</svg>', page)
+    assert {name: paths.count("M") for name, paths in drawn} == {"IDs only": 20, "LLMEmb": 20}
     assert "## Methods, 1 + 5 sampled" in tables
     assert "<h2>Methods, 1 + 5 sampled</h2>" in page
     assert "\\toprule" in Path(study.output, "tables.tex").read_text()
     assert "methods,SASRec,LLMEmb,2,sampled,tail,ndcg@10," in Path(study.output, "figures.csv").read_text()
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_its_report_fits_a_desk_and_a_phone(study, browser, troubles, width):
+    report = Path(study.output, "report.html")
+    page = show(browser, report, width=width, dark=False, troubles=troubles)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(LEAVES_THE_PAGE, width) == []
+    assert troubles == [f"fetched: {report.as_uri()}"]
+    sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(sizes) == 3
+    assert min(sizes) > 0
+    assert page.evaluate("document.scripts.length") == 0
+    page.close()
 
 
 def test_of_every_user_a_study_keeps_ranks_and_no_lists(study):
