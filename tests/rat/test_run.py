@@ -313,6 +313,21 @@ def test_nobody_opens_what_the_method_does_not_read(tmp_path):
     run_rat(config.model_copy(update={"embeddings": None}), here=True)  # the same, and complete
 
 
+def test_items_can_be_aligned_with_another_backbones(trained, dataset, embeddings, tmp_path):
+    """As in the paper, whose table is SASRec's for all backbones."""
+    ids = f"{trained.output}/collaborative"
+    settings = {"backbone": "gru4rec", "embeddings": embeddings, "alignment": {"weight": 0.1, "loss": "paper"}}
+    config = config_for(dataset, output=str(tmp_path / "out"), collaborative=ids, **settings)
+    run_rat(config, here=True)
+    info = Recommender.load(config.output).info
+    assert (info["backbone"], Recommender.load(ids).info["backbone"]) == ("gru4rec", "sasrec")
+    assert info["collaborative_recipe"] == recipe(Recommender.load(ids).info)
+    alone = config_for(dataset, output=str(tmp_path / "alone"), **settings | {"alignment": {"weight": 0}})
+    run_rat(alone, here=True)
+    losses = [storage.read_json(f"{each.output}/metrics.json")["step_losses"] for each in (config, alone)]
+    assert losses[0][0] > losses[1][0]  # by the alignment, from the first step on
+
+
 def test_without_alignment_no_other_recommender_is_trained(dataset, embeddings, tmp_path):
     config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), alignment={"weight": 0})
     run_rat(config, here=True)
