@@ -4,10 +4,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+
+if TYPE_CHECKING:  # the environment of vLLM, whose tests read the same conftest.py, has no Playwright
+    from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # What a container without a user of its own needs, and no calls to the browser's maker.
@@ -20,7 +22,9 @@ LEAVES_THE_PAGE = """width => [...document.querySelectorAll("body *")]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright
+
     found = os.environ.get("LLMEMB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.fail(f"no {' or '.join(BROWSERS)}: apt-get install chromium, or name a browser in LLMEMB_CHROMIUM")
@@ -36,7 +40,7 @@ def troubles() -> list[str]:
     return []
 
 
-def show(browser: Browser, report: Path, *, width: int, dark: bool, troubles: list[str]) -> Page:
+def show(browser: "Browser", report: Path, *, width: int, dark: bool, troubles: list[str]) -> "Page":
     """Opens the report with all of its details, and notes errors and everything that it fetches."""
     scheme: Any = "dark" if dark else "light"
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
