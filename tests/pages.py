@@ -51,3 +51,18 @@ def show(browser: "Browser", report: Path, *, width: int, dark: bool, troubles: 
     page.goto(report.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     return page
+
+
+def check_fits(
+    browser: "Browser", report: Path, *, width: int, dark: bool, troubles: list[str], num_pictures: int
+) -> None:
+    """Nothing leaves the page, goes wrong, is fetched or run; the pictures are there, and in the file itself."""
+    page = show(browser, report, width=width, dark=dark, troubles=troubles)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(LEAVES_THE_PAGE, width) == []
+    assert troubles == [f"fetched: {report.as_uri()}"]
+    assert page.evaluate("document.scripts.length") == 0
+    pictures = page.evaluate("[...document.images].map(image => [image.naturalWidth, image.currentSrc.slice(0, 19)])")
+    assert len(pictures) == num_pictures
+    assert all(size > 0 and source == "data:image/svg+xml;" for size, source in pictures)
+    page.close()

@@ -14,7 +14,7 @@ from llmemb.evaluation import entrants
 from llmemb.evaluation.config import HEADLINE_METRICS, EvaluateConfig
 from llmemb.evaluation.evaluate import run_evaluate
 from llmemb.rat.recommender import FORMAT
-from tests.pages import DESK, LEAVES_THE_PAGE, PHONE, show
+from tests.pages import DESK, PHONE, check_fits, show
 
 NUM_ITEMS, NUM_USERS = 60, 80
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="document.title = \'owned\'">'
@@ -66,15 +66,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_fits_and_nothing_goes_wrong(
     browser: Browser, evaluation: Path, troubles: list[str], width: int, dark: bool
 ) -> None:
-    report = evaluation / "report.html"
-    page = show(browser, report, width=width, dark=dark, troubles=troubles)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(LEAVES_THE_PAGE, width) == []
-    assert troubles == [f"fetched: {report.as_uri()}"]
-    pictures = page.evaluate("[...document.images].map(image => [image.naturalWidth, image.currentSrc.slice(0, 19)])")
-    assert len(pictures) == 2
-    assert all(size > 0 and source == "data:image/svg+xml;" for size, source in pictures)
-    page.close()
+    check_fits(browser, evaluation / "report.html", width=width, dark=dark, troubles=troubles, num_pictures=2)
 
 
 def test_a_phone_gets_a_picture_of_its_own(browser: Browser, evaluation: Path, troubles: list[str]) -> None:

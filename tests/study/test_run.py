@@ -24,7 +24,7 @@ from llmemb.study.report import search_table
 from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
 from llmemb.study.trials import Outcome
-from tests.pages import DESK, LEAVES_THE_PAGE, PHONE, show
+from tests.pages import DESK, PHONE, check_fits
 from tests.snapshots import write_snapshot
 
 SMALL = {
@@ -102,15 +102,7 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_its_report_fits_a_desk_and_a_phone(study, browser, troubles, width):
     report = Path(study.output, "report.html")
-    page = show(browser, report, width=width, dark=False, troubles=troubles)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(LEAVES_THE_PAGE, width) == []
-    assert troubles == [f"fetched: {report.as_uri()}"]
-    sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(sizes) == 3
-    assert min(sizes) > 0
-    assert page.evaluate("document.scripts.length") == 0
-    page.close()
+    check_fits(browser, report, width=width, dark=False, troubles=troubles, num_pictures=3)
 
 
 def test_of_every_user_a_study_keeps_ranks_and_no_lists(study):
