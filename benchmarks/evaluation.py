@@ -109,7 +109,7 @@ def generate(num_users: int, num_items: int) -> tuple[Targets, np.ndarray]:
     lengths = np.minimum(4 + random.geometric(1 / (MEAN_HISTORY - 4), size=num_users) - 1, num_items // 2)
     weights = 1 / np.arange(10, num_items + 10)
     drawn = random.choice(num_items, size=lengths.sum() + num_users, p=weights / weights.sum()).astype(np.int32) + 1
-    histories = Sequences.of_all(drawn[: lengths.sum()], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    histories = Sequences.of_all(drawn[: lengths.sum()], lengths)
     targets = Targets(np.arange(num_users), histories, drawn[lengths.sum() :])
     return targets, histories.counts(num_items)
 

@@ -1,9 +1,10 @@
 """What a recommender's training takes at two sizes of the catalogue: how time and memory grow.
 
-    PYTHONPATH=. python benchmarks/rat_scale.py [NUM_ITEMS …] [--embedding-dim 512] [--threads 2]
+    PYTHONPATH=. python benchmarks/rat_scale.py [NUM_ITEMS …] [--embedding-dim 512] [--longest 12] [--threads 2]
 
 Generates as many sequences as items (4 to 12 items each, popular ones more often) and a snapshot of float16 vectors.
-In a process of its own for each size: LLMEmb on SASRec as the job makes it, h = 64, sampled softmax. The median of some
+In a process of its own for each size, first the sequences alone: they are read, their repeats counted, an epoch's
+batches made. Then LLMEmb on SASRec as the job makes it, h = 64, sampled softmax: the median of some
 training steps of 1,024 positions, and of some in which content is learnt; then some users each, against all items: in
 the validation after an epoch, in the choice of the terms' weights at the end, and ranked with their first ten.
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -43,7 +45,8 @@ from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import make_schedule, validation_targets
 from llmemb.rat.training import TrainingLoop, Worker, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
-from llmemb.srs.objective import Objective
+from llmemb.srs.objective import NextItem, Objective
+from llmemb.srs.repeats import repeat_share
 
 ROWS_PER_PART = 100_000
 STEPS, CONTENT_STEPS, CHUNKS = 20, 5, 3
@@ -53,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sizes", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--embedding-dim", type=int, default=512)
+    parser.add_argument("--longest", type=int, default=12, help="items of the longest sequence")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,26 +64,25 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         print(json.dumps(measure(arguments.measure)))
         return
-    figures = [in_own_process(size, arguments.embedding_dim, arguments.threads) for size in arguments.sizes]
+    figures = [in_own_process(size, arguments) for size in arguments.sizes]
     print(f"{'':32}" + "".join(f"{size:>14,}" for size in arguments.sizes))
     for name in figures[0]:
         print(f"{name:32}" + "".join(f"{each[name]:>14,.3g}" for each in figures))
 
 
-def in_own_process(size: int, embedding_dim: int, threads: int) -> dict[str, float]:
+def in_own_process(size: int, arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        generate(folder, size, embedding_dim)
-        command = [sys.executable, __file__, "--measure", temporary, "--threads", str(threads)]
+        generate(Path(temporary), size, longest=arguments.longest, embedding_dim=arguments.embedding_dim)
+        command = [sys.executable, __file__, "--measure", temporary, "--threads", str(arguments.threads)]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(printed.splitlines()[-1])
 
 
-def generate(folder: Path, size: int, embedding_dim: int) -> None:
+def generate(folder: Path, size: int, *, longest: int, embedding_dim: int) -> None:
     """A dataset of as many users as items, in ``dataset``, and a snapshot of its items, in ``embeddings``."""
     random = np.random.default_rng(0)
     ids = np.char.add("item-", np.arange(size).astype(str))
-    lengths = random.integers(4, 13, size)
+    lengths = random.integers(4, longest + 1, size)
     chosen = (size * random.random(lengths.sum()) ** 3).astype(np.int64)  # the first items more often
     users = np.repeat(np.arange(size), lengths)
     pl.DataFrame({"item_id": ids, "title": ids}).write_parquet(folder / "items.parquet")
@@ -99,7 +102,6 @@ def generate(folder: Path, size: int, embedding_dim: int) -> None:
 
 def measure(folder: Path) -> dict[str, float]:
     """Seconds, and the most memory that this process has held."""
-    started = time.perf_counter()
     config = RatConfig.parse(
         {
             "dataset": str(folder / "dataset"),
@@ -109,9 +111,11 @@ def measure(folder: Path) -> dict[str, float]:
         }
     )
     dataset, precision = Dataset.open(config.dataset), precision_of(config, Worker())
+    figures = of_sequences(dataset, config)
+    started = time.perf_counter()
     model = make_model(load_inputs(config, dataset, Sources(None, "")))
     schedule = make_schedule(config, precision)
-    figures = {"seconds to load": time.perf_counter() - started}
+    figures["seconds to load"] = time.perf_counter() - started
     loop = TrainingLoop(model, dataset.train, schedule, seed=0, worker=Worker())
     objective = make_objective(dataset.train, model.encoder, schedule)
     model.train()
@@ -139,6 +143,19 @@ def measure(folder: Path) -> dict[str, float]:
     sizes: dict[str, Any] = {"num_items": dataset.num_items, "depth": 10, "chunks": chunks}
     figures["ms a user ranked"] = of_a_user * seconds(lambda: rank_targets(recommender, targets, **sizes))
     return figures | {"GiB after ranking": peak_gib()}
+
+
+def of_sequences(dataset: Dataset, config: RatConfig) -> dict[str, float]:
+    before, started = peak_gib(), time.perf_counter()
+    repeat_share(dataset.train)
+    figures = {
+        "interactions trained on": float(dataset.train.lengths.sum()),
+        "s to read": time.perf_counter() - started,
+    }
+    sizes = {"max_seq_len": config.model.max_seq_len, "batch_positions": config.training.batch_positions}
+    batches = NextItem(dataset.train, **sizes).batches(seed=0, epoch=0)
+    figures["s for an epoch's batches"] = seconds(lambda: deque(batches, maxlen=0))
+    return figures | {"GiB of sequences": peak_gib() - before}
 
 
 def median_seconds(step: Callable[..., float], objective: Objective, steps: int) -> float:

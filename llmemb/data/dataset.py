@@ -111,7 +111,7 @@ class Dataset:
         for array in (items, timestamps):
             if array is not None:
                 array.flags.writeable = False  # all that is taken of it shares it
-        return Sequences.of_all(items, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), timestamps)
+        return Sequences.of_all(items, np.concatenate(lengths), timestamps)
 
     @property
     def _sequence_files(self) -> list[str]:

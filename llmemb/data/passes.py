@@ -339,8 +339,7 @@ def _sequences(table: pa.Table) -> Sequences:
     if TIMESTAMPS in table.column_names:
         times = pc.list_flatten(table.column(TIMESTAMPS)).combine_chunks()
         timestamps = None if times.null_count else times.to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Sequences.of_all(pc.list_flatten(lists).to_numpy(), offsets, timestamps)
+    return Sequences.of_all(pc.list_flatten(lists).to_numpy(), lengths, timestamps)
 
 
 def _write_popularity(sequences: Sequences, split: Split, uri: str) -> None:

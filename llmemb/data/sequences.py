@@ -34,15 +34,18 @@ class Sequences:
 
     @classmethod
     def of_all(
-        cls, items: NDArray[np.int32], offsets: NDArray[np.int64], timestamps: NDArray[np.int64] | None = None
+        cls, items: NDArray[np.int32], lengths: NDArray[np.int64], timestamps: NDArray[np.int64] | None = None
     ) -> Self:
-        """Of arrays that hold nothing else: user u's items are ``items[offsets[u]:offsets[u + 1]]``."""
+        """Of arrays that hold nothing else: the first user's ``lengths[0]`` items, then the next one's, and so on."""
+        offsets = _offsets(lengths)
         return cls(items, offsets[:-1], offsets[1:], timestamps)
 
     @classmethod
     def from_lists(cls, lists: list[list[int]]) -> Self:
         flat = [item for sequence in lists for item in sequence]
-        return cls.of_all(np.array(flat, dtype=np.int32), _offsets(np.array([len(sequence) for sequence in lists])))
+        return cls.of_all(
+            np.array(flat, dtype=np.int32), np.array([len(sequence) for sequence in lists], dtype=np.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -51,7 +54,7 @@ class Sequences:
         return self.flat[self.starts[user] : self.stops[user]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).of_all, (self.items, self.offsets, self.timestamps)
+        return type(self).of_all, (self.items, self.lengths, self.timestamps)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

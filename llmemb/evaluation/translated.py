@@ -56,4 +56,4 @@ class Translated:
     def _histories(self, histories: Sequences) -> Sequences:
         items = self._index[histories.items]
         num_known = np.concatenate([[0], np.cumsum(items > 0)]).astype(np.int64)
-        return Sequences.of_all(items[items > 0], num_known[histories.offsets])
+        return Sequences.of_all(items[items > 0], np.diff(num_known[histories.offsets]))
