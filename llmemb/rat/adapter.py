@@ -79,6 +79,8 @@ def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row em
     mean = rows.mean(0)
     covariance = torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1)
     components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T  # [embedding, embedding], by variance
+    # Either sign is an eigenvector's: the largest part is positive on every machine.
+    components = components * components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
     used = components[: linear.out_features]
     present = ((rows - mean) @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
     with torch.no_grad():

@@ -63,7 +63,8 @@ class HSTUBlock(nn.Module):
         value, query, key = (
             x.view(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2) for x in heads
         )
-        scores = query @ key.transpose(2, 3) + self.distance_bias[distance].permute(0, 3, 1, 2)
+        by_head = self.distance_bias.T.gather(1, distance.flatten().expand(self.num_heads, -1))
+        scores = query @ key.transpose(2, 3) + by_head.view(self.num_heads, batch, length, length).transpose(0, 1)
         weights = F.silu(scores) * visible[:, None] / self.max_seq_len  # [batch, heads, query, key]
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, dim)
         return states + self.output(self.dropout(self.mixed_norm(mixed) * gate))

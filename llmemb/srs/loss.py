@@ -66,8 +66,8 @@ def binary_cross_entropy(
             (Petrov and Macdonald, 2023; their t).
         sampling_rate: The share of the catalogue that each position's negatives are (their alpha).
     """
-    positive = torch.einsum("pd,pd->p", states, table[targets])
-    negative = torch.einsum("pd,pnd->pn", states, table[negatives])
+    positive = torch.einsum("pd,pd->p", states, F.embedding(targets, table))
+    negative = torch.einsum("pd,pnd->pn", states, F.embedding(negatives, table))
     power = 1 - calibration * (1 - sampling_rate)  # their beta
     is_target = negatives == targets[:, None]
     of_negatives = F.softplus(negative).masked_fill(is_target, 0.0)

@@ -60,7 +60,7 @@ def joined_queries(encoder: HistoryEncoder, table: FinalTable, histories: Sequen
                 if weights.content_share:
                     of_content = torch.cat([torch.zeros_like(own), content / encoder.content_temperature], dim=1)
                 own = torch.cat([own, weights.content_weight * content], dim=1)
-            yield Queries(own, of_content, seen_rows(histories, start, start + QUERIES_PER_CHUNK))
+        yield Queries(own, of_content, seen_rows(histories, start, start + QUERIES_PER_CHUNK))
 
 
 def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> Iterator[Float[Tensor, "user item"]]:
@@ -71,7 +71,8 @@ def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> I
     weights = encoder.weights
     for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
-            yield parts.scores(weights)
+            scores = parts.scores(weights)
+        yield scores
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,6 @@ def score_parts(encoder: HistoryEncoder, table: FinalTable, histories: Sequences
             cosines = None
             if content is not None:
                 cosines = encoder.content_queries(item_index, content) @ content.T
-            users, rows = seen_rows(histories, start, start + chunk_users)
-            seen = users.to(embeddings.device), rows.to(embeddings.device)
-            yield ScoreParts(logits, cosines, seen, encoder.content_temperature)
+        users, rows = seen_rows(histories, start, start + chunk_users)
+        seen = users.to(embeddings.device), rows.to(embeddings.device)
+        yield ScoreParts(logits, cosines, seen, encoder.content_temperature)

@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         Args:
             mask: True at items, False at padding, which may be on either side and of any amount.
         """
-        states = self.dropout(vectors + self.positions[age(mask)])
+        states = self.dropout(vectors + F.embedding(age(mask), self.positions))
         length = mask.shape[1]
         # A padding query sees itself, or its softmax over nothing would be NaN and poison the gradients.
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)

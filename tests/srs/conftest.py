@@ -1,5 +1,8 @@
-"""A small encoder with weights that say something."""
+"""A small encoder with weights that say something, and threads enough to disagree."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
 from llmemb.srs.encoder import HistoryEncoder
@@ -21,3 +24,12 @@ def make_encoder(similarity: str = "cosine") -> HistoryEncoder:
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return encoder.eval()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch's number of threads is two, where other tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

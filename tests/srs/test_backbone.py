@@ -15,10 +15,10 @@ def make(name: str, **options) -> nn.Module:
     return make_backbone(name, **(sizes | options))
 
 
-def trained_like(name: str) -> nn.Module:
+def trained_like(name: str, **options) -> nn.Module:
     """Without the zeros of the start, which would hide what blocks do."""
     torch.manual_seed(0)
-    backbone = make(name)
+    backbone = make(name, **options)
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, std=0.5)
     return backbone.eval()
@@ -165,3 +165,13 @@ def test_ones_own_backbone_of_the_same_name_is_told_apart():
         "my.models:SASRec": "my.models:SASRec",
         "my.models:Other": "Other",
     }
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_gradients_are_the_same_bits_with_two_threads(two_threads, name):
+    backbone = trained_like(name, hidden_dim=64, max_seq_len=50)
+    vectors = torch.randn(64, 50, 64, requires_grad=True)
+    inputs, weights = [vectors, *backbone.parameters()], torch.randn(64, 50, 64)
+    runs = [torch.autograd.grad((backbone(vectors, all_items(vectors)) * weights).sum(), inputs) for _ in range(4)]
+    for again in runs[1:]:
+        assert all(map(torch.equal, runs[0], again))

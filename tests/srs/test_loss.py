@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from llmemb.srs import loss as loss_module
-from llmemb.srs.loss import Pairs, full_softmax
+from llmemb.srs.loss import Pairs, binary_cross_entropy, full_softmax
 
 
 def naive(
@@ -93,3 +93,12 @@ def test_offsets_are_added_to_every_positions_logits():
     targets = torch.tensor([0, 1, 2, 5, 5])
     actual = full_softmax(states, table, targets, logit_offsets=offsets, chunk_positions=2)
     torch.testing.assert_close(actual.double(), naive(states, table, targets, offsets), rtol=1e-6, atol=0)
+
+
+def test_gradients_of_shared_negatives_are_the_same_bits_with_two_threads(two_threads):
+    torch.manual_seed(0)
+    states, table = torch.randn(1024, 64), torch.randn(100, 64, requires_grad=True)
+    targets, negatives = torch.randint(100, (1024,)), torch.randint(100, (1024, 16))
+    runs = [torch.autograd.grad(binary_cross_entropy(states, table, targets, negatives), [table]) for _ in range(4)]
+    for again in runs[1:]:
+        assert torch.equal(runs[0][0], again[0])
