@@ -35,11 +35,12 @@ from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.config import ModelConfig, TrainingConfig
 from llmemb.rat.precision import multiplies_bf16
 from llmemb.rat.recommender import make_encoder
-from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop, Worker
+from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop
 from llmemb.srs.batching import cut_windows, gather
 from llmemb.srs.encoder import newest_items
 from llmemb.srs.item_table import ID_INIT_STD, IdTable
 from llmemb.srs.objective import Batch, NextItem
+from llmemb.workers import Worker
 
 MAX_SEQ_LEN, TURNS, USERS_PER_CHUNK = 50, 5, 64
 Padded = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -43,10 +43,11 @@ from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import make_schedule, validation_targets
-from llmemb.rat.training import TrainingLoop, Worker, make_objective, validation_ndcg
+from llmemb.rat.training import TrainingLoop, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.objective import NextItem, Objective
 from llmemb.srs.repeats import repeat_share
+from llmemb.workers import Worker
 
 ROWS_PER_PART = 100_000
 STEPS, CONTENT_STEPS, CHUNKS = 20, 5, 3

@@ -24,10 +24,11 @@ from llmemb.rat import tensors
 from llmemb.rat.config import ContentConfig, RatConfig
 from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, is_sampled, make_softmax
 from llmemb.rat.scaling import in_chunks
-from llmemb.rat.training import TrainableRecommender, Worker, sum_gradients
+from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.content import ContentMap
 from llmemb.srs.loss import Pairs, full_softmax
 from llmemb.srs.objective import Batch, NextItem
+from llmemb.workers import Worker
 
 CONTENT_MAPS_FILE = "content_maps.safetensors"
 OnEpoch = Callable[[int, float], None]
@@ -192,11 +193,10 @@ class ContentTraining:
     def step(self, batch: Batch, random: np.random.Generator) -> float:
         """One step on a global batch, of which this worker computes every ``num_workers``-th row; its mean loss."""
         worker = self._worker
-        share = slice(worker.rank, None, worker.num_workers)
-        candidates = candidates_of(batch, self._softmax.draw(batch, random), share, device=worker.device)
+        candidates = candidates_of(batch, self._softmax.draw(batch, random), worker.rows, device=worker.device)
         rows = self._content if candidates.rows is None else self._content[candidates.rows]
         inputs, targets = (
-            candidates.place(torch.from_numpy(array[share]).to(worker.device))
+            candidates.place(torch.from_numpy(array[worker.rows]).to(worker.device))
             for array in (batch.inputs, batch.targets)
         )
         summed = following_loss(
@@ -212,7 +212,7 @@ class ContentTraining:
         loss = summed / batch.num_targets
         self._optimizer.zero_grad()
         loss.backward()
-        sum_gradients(self.maps, worker)
+        worker.sum_gradients(self.maps)
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from llmemb.data.sequences import Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
-from llmemb.rat.training import VALIDATION_K, TrainableRecommender, Worker
+from llmemb.rat.training import VALIDATION_K, TrainableRecommender
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.scoring import FinalTable, ScoreParts, probabilities_, score_parts
+from llmemb.workers import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def fuse(
     if model.content is None:
         content_weights = content_shares = [0.0]
     choices = [TermWeights(*each) for each in product(seen_logits, content_weights, content_shares)]
-    by_length = np.argsort(validation.histories.lengths, kind="stable")[worker.rank :: worker.num_workers]
+    by_length = np.argsort(validation.histories.lengths, kind="stable")[worker.rows]
     wanted = validation.items[by_length]
     tail = ~head[wanted]
     model.eval()

@@ -3,7 +3,7 @@
 import torch
 
 from llmemb.rat.config import RatConfig
-from llmemb.rat.training import Worker
+from llmemb.workers import Worker
 
 
 def precision_of(config: RatConfig, worker: Worker) -> torch.dtype:

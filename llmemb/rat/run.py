@@ -39,11 +39,12 @@ from llmemb.rat.recommender import (
     recipe,
     write_recommender,
 )
-from llmemb.rat.training import Schedule, TrainableRecommender, Worker, train
+from llmemb.rat.training import Schedule, TrainableRecommender, train
 from llmemb.srs.backbone import label
 from llmemb.srs.content import ContentMap
 from llmemb.srs.trial import try_backbone
 from llmemb.vectors import MANIFEST_FILE
+from llmemb.workers import Worker
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
@@ -164,11 +165,7 @@ def _collaborative(config: RatConfig, dataset: Dataset, *, here: bool) -> str:
 
 def train_worker(arguments: dict[str, Any]) -> None:
     """What every Ray Train worker runs; the first one writes the artifact."""
-    import ray.train
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    worker = Worker.here()
     torch.set_num_threads(worker_threads(arguments["threads"]))
     on_epoch = partial(_tell, arguments["board"]) if worker.rank == 0 else None
     fit(

@@ -2,14 +2,12 @@
 
 import copy
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 from llmemb.srs.scoring import FinalTable, score
+from llmemb.workers import Worker
 
 VALIDATION_K = 10
 
@@ -49,31 +48,6 @@ class Schedule:
     num_negatives: int | None = None
     calibration: float = 0.0
     precision: torch.dtype = torch.float32
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process among those that train together."""
-
-    rank: int = 0
-    num_workers: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over workers, in place."""
-        if self.num_workers > 1:
-            dist.all_reduce(values)
-        return values
-
-    def share(self, model: nn.Module, *, but: Collection[str] = ()) -> None:
-        """Gives every worker the first one's parameters and buffers, but for those of these names.
-
-        What is computed from the same numbers may differ on unlike CPUs: an eigenvector may have the other sign.
-        """
-        if self.num_workers > 1:
-            for name, values in chain(model.named_parameters(), model.named_buffers()):
-                if name not in but:
-                    dist.broadcast(values.detach(), src=0)
 
 
 @dataclass(frozen=True)
@@ -306,11 +280,10 @@ class TrainingLoop:
         gradient of the mean, however unevenly positions fall on workers.
         """
         worker = self._worker
-        share = slice(worker.rank, None, worker.num_workers)
         drawn = self._criterion.draw(batch, random)
-        candidates = candidates_of(batch, drawn, share, device=worker.device)
+        candidates = candidates_of(batch, drawn, worker.rows, device=worker.device)
         embeddings = self._model.item_embeddings(candidates.rows)
-        loss = self._recommendation_loss(batch, share, embeddings, candidates) / batch.num_targets
+        loss = self._recommendation_loss(batch, embeddings, candidates) / batch.num_targets
         if self._model.auxiliary is not None:
             # Every worker computes it for the whole batch: items are few, and an item's negatives must be the same.
             rows = torch.from_numpy(batch.rows).to(worker.device)
@@ -318,43 +291,28 @@ class TrainingLoop:
             loss = loss + self._model.auxiliary.loss(self._model, seen) / worker.num_workers
         self._optimizer.zero_grad()
         loss.backward()
-        sum_gradients(self._model, worker)
+        worker.sum_gradients(self._model)
         self._optimizer.step()
         return float(worker.sum(loss.detach()))
 
-    def _recommendation_loss(self, batch: Batch, share: slice, embeddings: Tensor, candidates: Candidates) -> Tensor:
+    def _recommendation_loss(self, batch: Batch, embeddings: Tensor, candidates: Candidates) -> Tensor:
         """The loss summed over the positions of a worker's rows that have a target."""
-        device, precision = self._worker.device, self._schedule.precision
+        worker, precision = self._worker, self._schedule.precision
         inputs, targets = (
-            candidates.place(torch.from_numpy(array[share]).to(device)) for array in (batch.inputs, batch.targets)
+            candidates.place(torch.from_numpy(array[worker.rows]).to(worker.device))
+            for array in (batch.inputs, batch.targets)
         )
         real = targets > 0
-        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        with torch.autocast(worker.device.type, dtype=precision, enabled=precision != torch.float32):
             queries = self._model.encoder(inputs, embeddings)[real].float()  # [position, dim]
         return self._criterion(queries, embeddings, targets[real] - 1, candidates)
-
-
-def sum_gradients(model: nn.Module, worker: Worker) -> None:
-    """All-reduces every gradient in one message; what a backbone leaves out of a step has a gradient of zero."""
-    gradients = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            gradients.append(parameter.grad)
-    if worker.num_workers == 1:  # which takes the steps that several take
-        return
-    flat = worker.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-    start = 0
-    for gradient in gradients:
-        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
 
 
 def validation_ndcg(model: TrainableRecommender, targets: Targets, *, worker: Worker) -> float:
     """NDCG@10 over the whole catalogue, nothing filtered; each worker ranks every ``num_workers``-th user."""
     model.eval()
     # Users with histories of like length are scored together, with hardly any padding.
-    by_length = np.argsort(targets.histories.lengths, kind="stable")[worker.rank :: worker.num_workers]
+    by_length = np.argsort(targets.histories.lengths, kind="stable")[worker.rows]
     wanted = targets.items[by_length]
     total, done = 0.0, 0
     with torch.inference_mode():

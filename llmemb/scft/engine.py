@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from llmemb.scft.config import EngineConfig, OptimizerConfig
 from llmemb.scft.gradient_cache import contrastive_step, gather_rows, same_number_everywhere
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import PooledEncoder, trainable
+from llmemb.workers import Worker
 
 # On CPUs. Passes over texts of like length waste little on padding; this many tokens keep a core busy.
 TOKENS_PER_PADDED_PASS = 1024
@@ -144,18 +144,18 @@ def was_skipped(engine: Any) -> bool:
 @torch.no_grad()
 def encode(engine: Any, token_ids: list[list[int]], *, tokens_per_chunk: int) -> Tensor:
     """float32 vectors ``[texts, dim]`` of texts that every worker has, each computed by one of them."""
-    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    worker = Worker.here()
     # Every worker has as many, so that all pass as often and ZeRO-3 can gather weights; a few texts come twice.
-    places = np.arange(-(-len(token_ids) // num_workers)) * num_workers
-    texts = [token_ids[place] for place in (places + rank) % len(token_ids)]
+    places = np.arange(-(-len(token_ids) // worker.num_workers)) * worker.num_workers
+    texts = [token_ids[place] for place in (places + worker.rank) % len(token_ids)]
     chunks = same_number_everywhere(engine.module.batches(_lengths(texts), tokens_per_chunk), _lengths(texts))
     embed = _Embed(engine, texts, Passes(), [0])
     engine.eval()
     found = torch.cat([embed(rows, place) for place, rows in enumerate(chunks)])[_inverse(chunks)]
     engine.train()
     vectors = found.new_empty(len(token_ids), found.shape[1])
-    for worker, part in enumerate(gather_rows(found[None])):
-        vectors[(places + worker) % len(token_ids)] = part[0]
+    for rank, part in enumerate(gather_rows(found[None])):
+        vectors[(places + rank) % len(token_ids)] = part[0]
     return vectors
 
 
@@ -252,10 +252,7 @@ def _try_packing(engine: Any) -> None:
     reason = packed.prepare_if_same(model, expected, engine, longest)
     if reason is not None:
         logger.warning("batches are padded, since packing fails here: %s", reason)
-    works = torch.tensor(int(reason is None), device=engine.device)
-    if dist.is_initialized():
-        dist.all_reduce(works, dist.ReduceOp.MIN)
-    encoder.packs = bool(works)
+    encoder.packs = bool(Worker.here().min(torch.tensor(int(reason is None), device=engine.device)))
     if reason is None and not encoder.packs:
         logger.warning("batches are padded, since packing fails on another worker")
         model.set_attn_implementation(before)

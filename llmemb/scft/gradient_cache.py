@@ -10,12 +10,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from llmemb.encoder.batching import merge_batches, split_batches
+from llmemb.workers import Worker
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,7 +65,7 @@ def contrastive_step(
         mine[rows] = embedded
     value, gradient = _loss_gradient(mine.view(2, -1, mine.shape[1]), loss, weight, loss_parameters)
     # Engines average over workers what is to be summed: each worker's gradient is its own embeddings' part.
-    gradient = gradient.view_as(mine) * _num_workers()
+    gradient = gradient.view_as(mine) * Worker.here().num_workers
     backward((last * gradient[chunks[-1]]).sum(), is_last=len(chunks) == 1)
     for place, rows in enumerate(chunks[:-1]):
         backward((embed(rows, place) * gradient[rows]).sum(), is_last=place == len(chunks) - 2)
@@ -77,12 +77,10 @@ def same_number_everywhere(chunks: list[NDArray[np.int64]], lengths: NDArray[np.
 
     Fewer, larger ones only where another worker has not as many rows as this one has chunks.
     """
-    if _num_workers() == 1:
+    worker = Worker.here()
+    if worker.num_workers == 1:
         return chunks
-    bounds = torch.tensor([len(chunks), -len(lengths)])
-    if dist.get_backend() == "nccl":
-        bounds = bounds.cuda()
-    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+    bounds = worker.max(torch.tensor([len(chunks), -len(lengths)], device=worker.device))
     most_chunks, fewest_rows = int(bounds[0]), -int(bounds[1])
     number = min(most_chunks, fewest_rows)
     return split_batches(merge_batches(chunks, lengths, number), number)
@@ -90,16 +88,14 @@ def same_number_everywhere(chunks: list[NDArray[np.int64]], lengths: NDArray[np.
 
 def gather_rows(mine: Float[Tensor, "kinds local dim"]) -> list[Float[Tensor, "kinds rows dim"]]:
     """All workers' rows, in rank order; workers may differ in how many they have."""
-    if _num_workers() == 1:
+    worker = Worker.here()
+    if worker.num_workers == 1:
         return [mine]
-    counts = [torch.zeros(1, dtype=torch.long, device=mine.device) for _ in range(_num_workers())]
-    dist.all_gather(counts, torch.tensor([mine.shape[1]], device=mine.device))
+    counts = worker.gather(torch.tensor([mine.shape[1]], device=mine.device))
     longest = int(max(count.item() for count in counts))
     padded = mine.new_zeros(mine.shape[0], longest, mine.shape[2])
     padded[:, : mine.shape[1]] = mine
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return [part[:, : int(count)] for part, count in zip(parts, counts, strict=True)]
+    return [part[:, : int(count)] for part, count in zip(worker.gather(padded), counts, strict=True)]
 
 
 def _loss_gradient(
@@ -112,10 +108,5 @@ def _loss_gradient(
     gradient, *others = torch.autograd.grad(value * weight, [batch, *loss_parameters])
     for parameter, found in zip(loss_parameters, others, strict=True):
         parameter.grad = found if parameter.grad is None else parameter.grad + found
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    start = sum(part.shape[1] for part in parts[:rank])
+    start = sum(part.shape[1] for part in parts[: Worker.here().rank])
     return float(value.detach()), gradient[:, start : start + mine.shape[1]].contiguous()
-
-
-def _num_workers() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from llmemb import storage
@@ -18,6 +17,7 @@ from llmemb.data.dataset import ITEM_ID, Dataset
 from llmemb.encoder.torch_engine import tokenize
 from llmemb.prompts import PromptTemplate, prompt_hash
 from llmemb.scft.views import pair
+from llmemb.workers import Worker
 
 _ROWS_PER_BATCH = 8192
 _SCHEMA = pa.schema(
@@ -76,24 +76,18 @@ class ItemTexts:
 @contextlib.contextmanager
 def node_file(write: Callable[[Path], None]) -> Iterator[Path]:
     """A file that one worker of each node writes, for all of that node to open; its name is gone afterwards."""
-    name = [f"llmemb-{uuid.uuid4().hex}.arrow"]
-    if dist.is_initialized():
-        dist.broadcast_object_list(name, src=0)
-    path, is_first = Path(tempfile.gettempdir(), name[0]), os.environ.get("LOCAL_RANK", "0") == "0"
+    worker = Worker.here()
+    name = worker.from_first(f"llmemb-{uuid.uuid4().hex}.arrow")
+    path, is_first = Path(tempfile.gettempdir(), name), os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         if is_first:
             write(path)
-        _wait_for_all()
+        worker.wait_for_all()
         yield path
-        _wait_for_all()
+        worker.wait_for_all()
     finally:
         if is_first:
             path.unlink(missing_ok=True)
-
-
-def _wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def write_items(dataset: Dataset, template: PromptTemplate, path: Path) -> None:

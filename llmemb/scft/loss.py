@@ -3,11 +3,11 @@
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmemb import contrastive
 from llmemb.scft.config import LossConfig
+from llmemb.workers import Worker
 
 MIN_TEMPERATURE = 0.01
 """Below this a softmax over cosines is an argmax, and training stands still."""
@@ -54,9 +54,9 @@ class TemperedLoss(nn.Module):
         if skipped:
             self.optimizer.zero_grad()
             return
-        if dist.is_initialized() and self.log_temperature.grad is not None:
+        if self.log_temperature.grad is not None:
             # The same on all workers but for the rounding of unlike machines.
-            dist.broadcast(self.log_temperature.grad, src=0)
+            Worker.here().broadcast(self.log_temperature.grad)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()

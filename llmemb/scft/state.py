@@ -14,11 +14,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import trainable
+from llmemb.workers import Worker
 
 STATE_FILE = "state.json"
 SAMPLES = "samples"
@@ -181,7 +181,7 @@ def _own_part(parameter: nn.Parameter, value: Tensor) -> Tensor:
     DeepSpeed's own setters of whole values fail where the workers do not divide a parameter's size (0.19).
     """
     sharded: Any = parameter
-    size, rank = sharded.ds_tensor.numel(), dist.get_rank() if dist.is_initialized() else 0
+    size, rank = sharded.ds_tensor.numel(), Worker.here().rank
     part = value.new_zeros(size)
     own = value.flatten()[rank * size : (rank + 1) * size]
     part[: len(own)] = own

@@ -3,10 +3,10 @@
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from llmemb.scft.engine import Passes
+from llmemb.workers import Worker
 
 PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
 """Dense bf16 products per second by NVIDIA's data sheets, by what a device's name contains."""
@@ -24,19 +24,16 @@ class Throughput:
 
         A token counts once, however often gradient caching passes it through.
         """
+        worker = Worker.here()
         counts = torch.tensor([passes.texts_tokens, passes.tokens, passes.held], device=self._device)
-        num_workers = 1
-        if dist.is_initialized():
-            dist.all_reduce(counts)
-            num_workers = dist.get_world_size()
-        unique, tokens, held = counts.tolist()
+        unique, tokens, held = worker.sum(counts).tolist()
         figures = {
             "padding_share": 1 - tokens / held,
             "pairs_per_second": num_pairs / seconds,
             "tokens_per_second": unique / seconds,
         }
         if (peak := peak_flops(self._device)) is not None:
-            figures["model_flops_utilisation"] = unique * self._flops_per_token / seconds / (peak * num_workers)
+            figures["model_flops_utilisation"] = unique * self._flops_per_token / seconds / (peak * worker.num_workers)
         return figures
 
 

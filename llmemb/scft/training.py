@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from llmemb.scft.state import load_state, save_state
 from llmemb.scft.throughput import Throughput
 from llmemb.scft.validation import Sample, draw_sample, held_out_items, measure
 from llmemb.tracking import open_trackers
+from llmemb.workers import Worker
 
 HISTORY_FILE = "history.jsonl"
 SAMPLE_PROMPTS = 4
@@ -78,7 +78,7 @@ class Training:
 
     def __init__(self, config: ScftConfig, precision: Precision, board: Any = None) -> None:
         self._config, self._board = config, board
-        self._rank, self._num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self._worker = Worker.here()
         dataset = Dataset.open(config.dataset)
         with local_folder(config.base_model) as path:
             base = EncoderFolder.read(path)
@@ -106,14 +106,14 @@ class Training:
     def run(self) -> None:
         """Steps until the end."""
         config = self._config
-        trackers = open_trackers(config.trackers, output=config.output, job="scft") if self._rank == 0 else []
+        trackers = open_trackers(config.trackers, output=config.output, job="scft") if self._worker.rank == 0 else []
         if not self.progress.history:
             self._check_and_save(trackers)
         while not self.progress.finished:
             figures = self.step()
             for tracker in trackers:
                 tracker.log(self.progress.step, figures)
-            if self._rank == 0:
+            if self._worker.rank == 0:
                 self._tell(figures)
             if self._is_check():
                 self._check_and_save(trackers)
@@ -121,7 +121,7 @@ class Training:
                 self._save({})
         for tracker in trackers:
             tracker.close()
-        if self._rank == 0:
+        if self._worker.rank == 0:
             progress.tell(self._board, self.progress.step, total=self.progress.step)
 
     def step(self) -> dict[str, float]:
@@ -139,7 +139,7 @@ class Training:
             self.loss,
             learning_rate=rate,
             tokens_per_chunk=config.engine.tokens_per_chunk,
-            dropout_seed=[config.seed, step, self._rank],
+            dropout_seed=[config.seed, step, self._worker.rank],
         )
         skipped = was_skipped(self.engine)
         gradient_norm = 0.0 if skipped else gradient_norm
@@ -182,16 +182,15 @@ class Training:
                 f"step {self.progress.step}: the vectors of {len(broken)} of the sample's items are not finite, "
                 f"{', '.join(self._items.item_ids(broken[:5]))}, …; expected finite numbers (another engine.precision?)"
             )
-        figures = [measure(vectors[:count], vectors[count : 2 * count], vectors[2 * count :], sample)]
-        if dist.is_initialized():
-            # Whether to stop is decided once, whatever unlike machines round to.
-            dist.broadcast_object_list(figures, src=0)
-        if config.validation.metric not in figures[0]:
+        figures = measure(vectors[:count], vectors[count : 2 * count], vectors[2 * count :], sample)
+        # Whether to stop is decided once, whatever unlike machines round to.
+        figures = self._worker.from_first(figures)
+        if config.validation.metric not in figures:
             raise InputError(
                 f"validation.metric: {config.validation.metric} needs histories of two items that have a prompt, or "
                 f"held-out items; {config.dataset} has too few; expected another metric, or none"
             )
-        return figures[0]
+        return figures
 
     def _batch_numbers(self, step: int) -> range:
         each = self._config.optimizer.batches_per_step
@@ -202,28 +201,25 @@ class Training:
         config = self._config
         batch = global_batch(number, seed=config.seed, num_items=len(self._trained_items), batch_size=config.batch_size)
         items = self._trained_items[batch.items]
-        mine = items[worker_slice(config.batch_size, rank=self._rank, num_workers=self._num_workers)]
+        mine = items[worker_slice(config.batch_size, rank=self._worker.rank, num_workers=self._worker.num_workers)]
         token_ids = self._items.views(mine, seed=config.seed, epoch=batch.epoch, drop_ratio=config.views.drop_ratio)
         return WorkerBatch(token_ids, torch.from_numpy(self._items.equal(items)).to(self.engine.device)), items
 
     def _draw(self, dataset: Dataset, held_out: NDArray[np.int64]) -> Sample:
         """The sample of all checks; one worker reads the histories."""
         config = self._config
-        drawn: list[Sample | None] = [None]
-        if self._rank == 0:
-            drawn = [
-                draw_sample(
-                    dataset,
-                    self._items.catalogue_rows,
-                    held_out,
-                    seed=config.seed,
-                    num_histories=config.validation.num_histories,
-                )
-            ]
-        if dist.is_initialized():
-            dist.broadcast_object_list(drawn, src=0)
-        assert drawn[0] is not None
-        return drawn[0]
+        sample = None
+        if self._worker.rank == 0:
+            sample = draw_sample(
+                dataset,
+                self._items.catalogue_rows,
+                held_out,
+                seed=config.seed,
+                num_histories=config.validation.num_histories,
+            )
+        sample = self._worker.from_first(sample)
+        assert sample is not None
+        return sample
 
     def _encode(self, token_ids: list[list[int]]) -> Tensor:
         return encode(self.engine, token_ids, tokens_per_chunk=self._config.engine.tokens_per_chunk)
@@ -273,7 +269,7 @@ class Training:
         import ray.train
 
         samples = self._encode(self._items.prompts(np.arange(min(SAMPLE_PROMPTS, len(self._items)))))
-        writes = self._rank == 0
+        writes = self._worker.rank == 0
         folder = Path(tempfile.mkdtemp(prefix="llmemb-")) if writes else Path()
         save_state(folder, self.engine, self.loss, asdict(self.progress), samples=samples, writes=writes)
         if writes:

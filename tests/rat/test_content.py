@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from llmemb.data.sequences import Sequences
-from llmemb.rat import content as module
 from llmemb.rat.config import ContentConfig
 from llmemb.rat.content import ContentTraining, decayed_means, following_loss
-from llmemb.rat.training import TrainableRecommender, Worker
+from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.content import ContentMap, content_queries, unit
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
+from llmemb.workers import Worker
 
 WIDTH, DECAY, TEMPERATURE = 4, 0.6, 0.07
 
@@ -138,13 +138,13 @@ def test_two_workers_take_the_step_of_one(sampled: bool, monkeypatch: pytest.Mon
         found: dict[str, Tensor] = {}
         training = ContentTraining(model_of(content), walks, settings, sampled=sampled, seed=0, worker=worker)
 
-        def record(maps: torch.nn.Module, worker: Worker) -> None:
+        def record(worker: Worker, maps: torch.nn.Module) -> None:
             for name, parameter in maps.named_parameters():
                 assert parameter.grad is not None
                 found[name] = found.get(name, 0) + parameter.grad.clone()
                 parameter.grad.zero_()  # nobody moves: the next step is at the same place
 
-        monkeypatch.setattr(module, "sum_gradients", record)
+        monkeypatch.setattr(Worker, "sum_gradients", record)
         monkeypatch.setattr(Worker, "sum", lambda self, values: values)
         training.epoch(0)
         return found

@@ -4,11 +4,12 @@ import torch
 
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.rat.fusion import Fusion, _within_reach, choose, fuse
-from llmemb.rat.training import TrainableRecommender, Worker, validation_ndcg
+from llmemb.rat.training import TrainableRecommender, validation_ndcg
 from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.sasrec import SASRec
 from llmemb.srs.scoring import FinalTable, score, score_parts
+from llmemb.workers import Worker
 
 NUM_ITEMS = 30
 HEAD = np.arange(NUM_ITEMS + 1) <= 10  # padding is no target

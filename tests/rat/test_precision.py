@@ -3,7 +3,7 @@ import torch
 
 from llmemb.rat.config import RatConfig
 from llmemb.rat.precision import precision_of
-from llmemb.rat.training import Worker
+from llmemb.workers import Worker
 
 
 class OneOfThree(Worker):

@@ -38,11 +38,12 @@ from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import make_model
 from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.rat.run import run_rat, validation_targets
-from llmemb.rat.training import TrainableRecommender, Worker
+from llmemb.rat.training import TrainableRecommender
 from llmemb.srs import item_table
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.scoring import score
 from llmemb.vectors import VectorDtype
+from llmemb.workers import Worker
 
 NUM_ITEMS, EMBEDDING_DIM = 12, 5
 SMALL = {

@@ -11,7 +11,6 @@ from llmemb.rat.training import (
     Schedule,
     Step,
     TrainableRecommender,
-    Worker,
     learning_rate,
     train,
     validation_ndcg,
@@ -19,6 +18,7 @@ from llmemb.rat.training import (
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import AdaptedTable, FrozenTable, IdTable, SummedTable
+from llmemb.workers import Worker
 
 NUM_ITEMS, DIM = 12, 8
 # Everybody walks round a circle: what comes next is certain.

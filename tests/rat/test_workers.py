@@ -13,11 +13,12 @@ from llmemb.rat import training
 from llmemb.rat.alignment import CollaborativeAlignment
 from llmemb.rat.config import MeltConfig
 from llmemb.rat.methods.melt import Mutual
-from llmemb.rat.training import Auxiliary, Schedule, TrainableRecommender, TrainingLoop, Worker
+from llmemb.rat.training import Auxiliary, Schedule, TrainableRecommender, TrainingLoop
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.tail_users import TailUsers
+from llmemb.workers import Worker
 
 NUM_ITEMS, DIM, MAX_SEQ_LEN = 15, 8, 6
 # A fifth of the users walk on where the others stop.
@@ -74,13 +75,13 @@ def gradients(
     """Losses and gradients of a worker's part of some steps, as they are before the workers put them together."""
     found: dict[str, Tensor] = {}
 
-    def record(model: torch.nn.Module, worker: Worker) -> None:
+    def record(worker: Worker, model: torch.nn.Module) -> None:
         for name, parameter in model.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             found[name] = found.get(name, 0) + gradient.clone()
             parameter.grad = None  # and no step is taken
 
-    monkeypatch.setattr(training, "sum_gradients", record)
+    monkeypatch.setattr(Worker, "sum_gradients", record)
     monkeypatch.setattr(Worker, "sum", lambda self, values: values)
     model = copy.deepcopy(model).train()
     loop = TrainingLoop(model, TRAIN, schedule, seed=0, worker=worker)
@@ -117,20 +118,3 @@ def test_workers_gradients_add_up_to_those_of_one(backbone, method, loss, num_wo
             summed, gradient, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
-
-
-def test_what_a_backbone_leaves_out_stops_no_worker(monkeypatch):
-    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "left_out": torch.nn.Linear(2, 1)})
-    model["used"](torch.ones(1, 2)).sum().backward()
-    monkeypatch.setattr(Worker, "sum", lambda self, values: values.mul_(self.num_workers))
-    training.sum_gradients(model, Worker(0, 2))
-    assert model["used"].weight.grad.tolist() == [[2, 2]]
-    assert not model["left_out"].weight.grad.any()
-
-
-def test_one_worker_takes_the_step_of_several_where_a_backbone_leaves_something_out():
-    model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "left_out": torch.nn.Linear(2, 1)})
-    model["used"](torch.ones(1, 2)).sum().backward()
-    training.sum_gradients(model, Worker())
-    assert model["used"].weight.grad.tolist() == [[1, 1]]
-    assert model["left_out"].weight.grad.tolist() == [[0, 0]]  # with none at all, its momentum would stand still
