@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +15,22 @@ from llmemb import logs, telemetry
 LINE_INTERVAL_SECONDS = 10.0
 POLL_SECONDS = 0.5
 LAST_WORD_SECONDS = 10.0
+Tell = Callable[[int, int, Mapping[str, float]], None]
+"""Told after each epoch: how many are done, of how many at most as far as is known by then, and figures."""
+
+
+def unheard(done: int, total: int, figures: Mapping[str, float]) -> None:
+    """What is told where nobody listens."""
+
+
+def within(tell: Tell, *, before: int = 0, after: int = 0) -> Tell:
+    """What a phase that counts its own epochs is given to tell of them among those of the phases beside it.
+
+    Args:
+        before: Epochs of the phases before it.
+        after: Those of the phases after it.
+    """
+    return lambda done, total, figures: tell(before + done, before + total + after, figures)
 
 
 class Bar:
@@ -130,6 +146,11 @@ def tell(board: Any, done: int, total: int | None = None, **figures: float | str
     told = board.write.remote(done, total, figures)
     if done == total:
         wait_for(told)
+
+
+def to_board(board: Any) -> Tell:
+    """Tells the bar of :func:`remote_bar`."""
+    return lambda done, total, figures: tell(board, done, total, **figures)
 
 
 def wait_for(told: Any) -> None:

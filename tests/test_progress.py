@@ -42,3 +42,11 @@ def test_the_end_told_by_a_worker_is_shown_before_the_bar_closes(ray_local, caps
     with progress.remote_bar("scft", total=2, unit="steps", board_class=SlowBoard) as board:
         ray.get(work.remote(board))
     assert "2/2 steps" in capsys.readouterr().out
+
+
+def test_a_phase_tells_of_its_epochs_among_those_of_the_others():
+    told = []
+    first, second = ({"after": 3}, {"before": 2})
+    for phase, done, total in ((first, 1, 2), (first, 2, 2), (second, 1, 3), (second, 2, 2)):  # which ends early
+        progress.within(lambda *heard: told.append(heard), **phase)(done, total, {"loss": 0.5})
+    assert told == [(1, 5, {"loss": 0.5}), (2, 5, {"loss": 0.5}), (3, 5, {"loss": 0.5}), (4, 4, {"loss": 0.5})]

@@ -33,6 +33,11 @@ class Epoch:
         """All but the single steps, as ``metrics.json`` has it."""
         return {key: value for key, value in asdict(self).items() if key != "step_losses"}
 
+    def figures(self) -> dict[str, float]:
+        """What is told of it while the training goes on."""
+        speed = self.positions_per_second
+        return {"loss": self.loss, "ndcg@10": self.validation_ndcg, "positions_per_second": speed}
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -338,11 +338,6 @@ class RatConfig(JobConfig):
         """Whether it is learnt which content follows which."""
         return self.has_content and "content" in self.reads and self.content.epochs > 0
 
-    @property
-    def vector_epochs(self) -> int:
-        """The epochs in which a language model learns item vectors; 0 for methods that have none."""
-        return {"said": self.said.epochs, "tslrec": self.tslrec.epochs}.get(self.method, 0)
-
     def content_identity(self) -> dict[str, Any]:
         """The settings that determine what is learnt of content, on a dataset and a snapshot."""
         return {

@@ -6,7 +6,6 @@ what comes next. They know no item, only what it is made of, so tail and new ite
 the thought of the paper's adapter, at the full width of the embeddings and beside the recommender.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences, some_users
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
+from llmemb.progress import Tell, unheard
 from llmemb.rat import tensors
 from llmemb.rat.config import ContentConfig, RatConfig
 from llmemb.rat.criterion import SAMPLED_NEGATIVES, candidates_of, is_sampled, make_softmax
@@ -31,8 +31,6 @@ from llmemb.srs.objective import Batch, NextItem
 from llmemb.workers import Worker
 
 CONTENT_MAPS_FILE = "content_maps.safetensors"
-OnEpoch = Callable[[int, float], None]
-"""Told of each epoch, counted from 1, and its mean loss."""
 
 
 class ContentMaps(nn.Module):
@@ -70,7 +68,7 @@ def ensure_content(
     *,
     precision: torch.dtype = torch.float32,
     worker: Worker | None = None,
-    on_epoch: OnEpoch | None = None,
+    tell: Tell = unheard,
 ) -> LearntContent:
     """Learns and writes the maps, or reads them where they are, and puts them into the model.
 
@@ -94,7 +92,7 @@ def ensure_content(
             worker=worker,
             precision=precision,
         )
-        learnt = training.run(on_epoch)
+        learnt = training.run(tell)
         if worker.rank == 0:
             learnt.write(uri, determined_by)
     learnt.maps.put_into(model)
@@ -168,13 +166,12 @@ class ContentTraining:
             matmul_dtype=precision,
         )
 
-    def run(self, on_epoch: OnEpoch | None = None) -> LearntContent:
-        """Learns both maps; the model stays as it is."""
+    def run(self, tell: Tell = unheard) -> LearntContent:
+        """Learns both maps; the model stays as it is. Told of each epoch is its mean loss."""
         losses: list[float] = []
         while len(losses) < self._settings.epochs:
             losses.append(self.epoch(len(losses)))
-            if on_epoch is not None:
-                on_epoch(len(losses), losses[-1])
+            tell(len(losses), self._settings.epochs, {"content_loss": losses[-1]})
         return LearntContent(self.maps, losses)
 
     def epoch(self, number: int) -> float:

@@ -21,9 +21,10 @@ from llmemb.cluster import (
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError
+from llmemb.progress import Tell
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
-from llmemb.rat.methods.method import Collaborative, Inputs, Tell
+from llmemb.rat.methods.method import Collaborative, Inputs
 from llmemb.rat.recommender import write_vectors
 from llmemb.vectors import MANIFEST_FILE
 
@@ -37,7 +38,7 @@ def ensure_item_vectors(
     folder: str,
     *,
     here: bool = False,
-    tell: Tell | None = None,
+    tell: Tell = progress.unheard,
 ) -> float:
     """Learns and writes the vectors, unless those of this very config are there already.
 
@@ -57,8 +58,7 @@ def ensure_item_vectors(
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
     inputs = Inputs(config, dataset, collaborative=collaborative)
     if here:
-        device = torch.device(own_device())
-        return learn(inputs, folder, info, device=device, tell=tell or (lambda done, total, figures: None))
+        return learn(inputs, folder, info, device=torch.device(own_device()), tell=tell)
     return _learn_on_ray(inputs, folder, info)
 
 
@@ -111,11 +111,8 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float
 
     def work(board: Any, inputs: Inputs) -> float:  # an argument: what a function closes over may not be large
         torch.set_num_threads(worker_threads(threads))
-
-        def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
-            progress.tell(board, done, total, **figures)
-
-        return learn(inputs, folder, info, device=torch.device("cuda" if on_gpu else "cpu"), tell=tell)
+        device = torch.device("cuda" if on_gpu else "cpu")
+        return learn(inputs, folder, info, device=device, tell=progress.to_board(board))
 
     request: dict[str, Any] = {**worker_request(threads), "labels": labels}
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"

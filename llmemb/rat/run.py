@@ -3,9 +3,7 @@
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
+from llmemb.progress import Tell
 from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ensure_content, maps_identity, read_content
@@ -27,6 +26,7 @@ from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors, ha
 from llmemb.rat.methods import METHODS
 from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.new_items import NewItems
+from llmemb.rat.phases import Phases
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import (
     CONTENT_KEYS,
@@ -48,16 +48,14 @@ from llmemb.workers import Worker
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
-OnEpoch = Callable[[int, int, dict[str, float]], None]
-"""Told of an epoch: how many are done, of how many at most by now, and figures."""
 
 
-def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None = None) -> None:
+def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unheard) -> None:
     """Trains a recommender and writes its artifact; what the method starts from is made before it, where it is not yet.
 
     Args:
         here: Train in this process, which is one worker of a cluster already, such as a trial of a study.
-        on_epoch: Told of each of the recommender's own epochs, its item vectors' and its content's, if they are trained
+        tell: Told of each of the recommender's own epochs, its item vectors' and its content's, if they are trained
             here.
 
     Raises:
@@ -91,15 +89,19 @@ def run_rat(config: RatConfig, *, here: bool = False, on_epoch: OnEpoch | None =
         _collaborative(config, dataset, here=here) if config.needs_collaborative else None,
         config.item_vectors or storage.join(config.output, ITEM_VECTORS_FOLDER),
     )
-    seconds_before = 0.0
+    phases, seconds_before = Phases.of(config), 0.0
     if "item_vectors" in config.reads:
-        collaborative = load_collaborative(sources.collaborative)
-        tell = None if on_epoch is None else partial(_tell_of_vectors, on_epoch, config)
-        seconds_before = ensure_item_vectors(config, dataset, collaborative, sources.item_vectors, here=here, tell=tell)
+        seconds_before = ensure_item_vectors(
+            config,
+            dataset,
+            load_collaborative(sources.collaborative),
+            sources.item_vectors,
+            here=here,
+            tell=progress.within(tell, after=phases.content + phases.training),
+        )
     if here:
-        device = torch.device(own_device())
-        after = None if on_epoch is None else partial(_tell_after_vectors, on_epoch, config)
-        fit(config, sources, worker=Worker(device=device), seconds_before=seconds_before, on_epoch=after)
+        worker, tell = Worker(device=torch.device(own_device())), progress.within(tell, before=phases.vectors)
+        fit(config, sources, worker=worker, seconds_before=seconds_before, tell=tell)
         _remove_leftovers(config.output)
     else:
         _fit_on_ray(config, sources, seconds_before)
@@ -167,13 +169,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
     """What every Ray Train worker runs; the first one writes the artifact."""
     worker = Worker.here()
     torch.set_num_threads(worker_threads(arguments["threads"]))
-    on_epoch = partial(_tell, arguments["board"]) if worker.rank == 0 else None
     fit(
         RatConfig.model_validate(arguments["config"]),
         arguments["sources"],
         worker=worker,
         seconds_before=arguments["seconds_before"],
-        on_epoch=on_epoch,
+        tell=progress.to_board(arguments["board"]) if worker.rank == 0 else progress.unheard,
     )
 
 
@@ -183,7 +184,7 @@ def fit(
     *,
     worker: Worker,
     seconds_before: float = 0.0,
-    on_epoch: OnEpoch | None = None,
+    tell: Tell = progress.unheard,
 ) -> None:
     """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact.
 
@@ -200,10 +201,10 @@ def fit(
     model = model.to(worker.device)
     worker.share(model, but=alike)
     validation, precision = validation_targets(config, dataset), precision_of(config, worker)
-    learnt = None
+    phases, learnt = Phases.of(config), None
     if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
-        tell = None if on_epoch is None else partial(_tell_of_content, on_epoch, config)
-        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, on_epoch=tell)
+        of_content = progress.within(tell, after=phases.training)
+        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, tell=of_content)
     history: list[Epoch] = []
     trained = time.monotonic()
     if METHODS[config.method].trains:
@@ -215,7 +216,7 @@ def fit(
             seed=config.seed,
             worker=worker,
             checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
-            on_epoch=None if on_epoch is None else partial(_tell_of_training, on_epoch, config),
+            tell=progress.within(tell, before=phases.content),
         )
     # A run that went on after a stop took the time of all its epochs; that of what came before is not known any more.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
@@ -264,8 +265,8 @@ def _fit_on_ray(config: RatConfig, sources: Sources, seconds_before: float) -> N
     # Ray Train's own record of a run that was killed; ours is the checkpoint.
     storage.remove(storage.join(config.output, RAY_FOLDER))
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers, config.node_labels)
-    label = _label(config)
-    with progress.remote_bar(f"rat: {label}", total=max_epochs(config), unit="epochs") as board:
+    label, phases = _label(config), Phases.of(config)
+    with progress.remote_bar(f"rat: {label}", total=phases.content + phases.training, unit="epochs") as board:
         train_on_ray(
             train_worker,
             {
@@ -305,37 +306,6 @@ def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str
         value = expected[key]
         if actual[key] != value:
             raise InputError(f"collaborative: {collaborative} has {key} {actual[key]}; expected this run's, {value}")
-
-
-def max_epochs(config: RatConfig) -> int:
-    """The epochs of a run at most, those of its content included; 0 for a sum of what others have trained."""
-    return (config.training.max_epochs if METHODS[config.method].trains else 0) + _content_epochs(config)
-
-
-def _content_epochs(config: RatConfig) -> int:
-    return config.content.epochs if config.learns_content else 0
-
-
-def _tell_of_training(on_epoch: OnEpoch, config: RatConfig, epoch: Epoch, is_last: bool) -> None:
-    figures = {"loss": epoch.loss, "ndcg@10": epoch.validation_ndcg, "positions_per_second": epoch.positions_per_second}
-    done = _content_epochs(config) + epoch.epoch
-    on_epoch(done, done if is_last else max_epochs(config), figures)
-
-
-def _tell_of_vectors(on_epoch: OnEpoch, config: RatConfig, done: int, total: int, figures: Mapping[str, float]) -> None:
-    on_epoch(done, total + max_epochs(config), dict(figures))
-
-
-def _tell_after_vectors(on_epoch: OnEpoch, config: RatConfig, done: int, total: int, figures: dict[str, float]) -> None:
-    on_epoch(config.vector_epochs + done, config.vector_epochs + total, figures)
-
-
-def _tell_of_content(on_epoch: OnEpoch, config: RatConfig, epoch: int, loss: float) -> None:
-    on_epoch(epoch, max_epochs(config), {"content_loss": loss})
-
-
-def _tell(board: Any, done: int, total: int, figures: dict[str, float]) -> None:
-    progress.tell(board, done, total=total, **figures)
 
 
 def _label(config: RatConfig) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from llmemb.data.sequences import Sequences, Targets
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
+from llmemb.progress import Tell, unheard
 from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
 from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
@@ -25,9 +25,6 @@ from llmemb.srs.scoring import FinalTable, score
 from llmemb.workers import Worker
 
 VALIDATION_K = 10
-
-OnEpoch = Callable[[Epoch, bool], None]
-"""Called after each epoch, with whether it was the last."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def train(
     seed: int,
     worker: Worker | None = None,
     checkpoint_uri: str | None = None,
-    on_epoch: OnEpoch | None = None,
+    tell: Tell = unheard,
 ) -> list[Epoch]:
     """Trains until the validation NDCG@10 over the whole catalogue stops rising; leaves the best weights in the model.
 
@@ -159,7 +156,7 @@ def train(
     Args:
         checkpoint_uri: A file, shared by the workers, that holds where the training stands after each epoch; if it is
             there, the training goes on from it and ends as if it had never stopped.
-        on_epoch: Told of each epoch.
+        tell: Told of each epoch; after the last there are no more than are done.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -173,8 +170,8 @@ def train(
             best_weights = copy.deepcopy(model.trained())
         if checkpoint_uri is not None and worker.rank == 0:
             checkpoint.save(checkpoint_uri, loop.progress(history, best_weights))
-        if on_epoch is not None:
-            on_epoch(history[-1], is_finished(history, schedule))
+        done = len(history)
+        tell(done, done if is_finished(history, schedule) else schedule.max_epochs, history[-1].figures())
     model.load_trained(best_weights)
     return history
 

@@ -1,16 +1,18 @@
 """Trials as Ray Tune runs them: those that are finished are kept, one that fails stops nobody else."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llmemb import cluster, progress, storage
 from llmemb.job import find_input_error
+from llmemb.progress import Tell
 from llmemb.rat.config import RatConfig
+from llmemb.rat.phases import Phases
 from llmemb.rat.recommender import METRICS_FILE, is_recommender
-from llmemb.rat.run import OnEpoch, max_epochs, run_rat
+from llmemb.rat.run import run_rat
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
 
@@ -100,7 +102,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
         resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
     storage.remove(storage.join(output, TUNE_FOLDER))
-    planned = {config.output: config.vector_epochs + max_epochs(config) or 1 for config in configs}
+    planned = {config.output: sum(Phases.of(config)) or 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 
@@ -109,7 +111,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
 
             torch.set_num_threads(settings.cpus or cluster.worker_threads(threads))
             config = RatConfig.model_validate(parameters[chosen["output"]])
-            return _run(config, on_epoch=partial(_tell, board, config.output))
+            return _run(config, partial(_tell, board, config.output))
 
         results: Any = tune.Tuner(
             tune.with_resources(train, resources),
@@ -129,10 +131,10 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
-def _run(config: RatConfig, on_epoch: OnEpoch) -> dict[str, str]:
+def _run(config: RatConfig, tell: Tell) -> dict[str, str]:
     """Trains, or returns why it failed: Tune would try again what is raised, and only a lost process is worth it."""
     try:
-        run_rat(config, here=config.num_workers == 1, on_epoch=on_epoch)
+        run_rat(config, here=config.num_workers == 1, tell=tell)
     except Exception as error:  # noqa: BLE001  (told as the reason)
         return {FAILED: reason_of(error)}
     return {}
@@ -149,7 +151,7 @@ def _max_failures(configs: Sequence[RatConfig]) -> int:
     return -1 if min(allowed) < 0 else max(allowed)
 
 
-def _tell(board: Any, trial: str, done: int, total: int, figures: dict[str, float]) -> None:
+def _tell(board: Any, trial: str, done: int, total: int, figures: Mapping[str, float]) -> None:
     progress.wait_for(board.tell.remote(trial, done))
 
 

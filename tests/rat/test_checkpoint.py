@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,8 @@ def fit(uri: str | None, *, backbone: str = "sasrec", method: str = "none", kill
     model, split = make_model(backbone, method), LeaveOneOut()
     sequences = WALKS if method == "melt" else CIRCLE
 
-    def on_epoch(epoch: checkpoint.Epoch, is_last: bool) -> None:
-        if epoch.epoch == killed_after:
+    def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
+        if done == killed_after:
             raise KilledError
 
     history = train(
@@ -65,7 +66,7 @@ def fit(uri: str | None, *, backbone: str = "sasrec", method: str = "none", kill
         SCHEDULE,
         seed=1,
         checkpoint_uri=uri,
-        on_epoch=on_epoch,
+        tell=tell,
     )
     return model, history
 

@@ -69,7 +69,7 @@ def test_in_a_trial_its_epochs_and_its_time_count(config, tmp_path, monkeypatch)
         trial = config.model_copy(
             update={"output": f"{tmp_path}/{name}", "item_vectors": vectors, "training": training}
         )
-        run_rat(trial, here=True, on_epoch=lambda done, total, _: told.setdefault(name, []).append((done, total)))  # noqa: B023
+        run_rat(trial, here=True, tell=lambda done, total, _: told.setdefault(name, []).append((done, total)))  # noqa: B023
         seconds.append(storage.read_json(f"{trial.output}/metrics.json")["seconds"])
     assert told == {"first": [(1, 4), (2, 4), (3, 4), (4, 4)], "second": [(3, 4), (4, 4)]}
     assert seconds[0] > seconds[1] + 1.0

@@ -678,9 +678,9 @@ def test_a_training_with_content_that_was_cut_ends_as_one_that_was_not(dataset, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_rat(cut, here=True, on_epoch=cut_off)
+        run_rat(cut, here=True, tell=cut_off)
     told: list[str] = []
-    run_rat(cut, here=True, on_epoch=lambda done, total, figures: told.append(next(iter(figures))))
+    run_rat(cut, here=True, tell=lambda done, total, figures: told.append(next(iter(figures))))
     assert told == ["loss", "loss"]  # content is not learnt again
     metrics = [storage.read_json(f"{each.output}/metrics.json") for each in (whole, cut)]
     for key in ("content_losses", "step_losses", "best_epoch", "fusion"):
@@ -699,7 +699,7 @@ def test_a_run_goes_on_with_its_content_maps_after_newer_embeddings(dataset, tmp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_rat(config, here=True, on_epoch=cut_off)
+        run_rat(config, here=True, tell=cut_off)
     began_with = Snapshot.open(root).fingerprint
     publish_second(root)
     assert Snapshot.open(root).fingerprint != began_with
@@ -717,7 +717,7 @@ def test_what_is_learnt_of_content_is_taken_whole_by_a_run_that_goes_on(dataset,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_rat(first, here=True, on_epoch=cut_off)
+        run_rat(first, here=True, tell=cut_off)
     weights, notes = tensors.read(f"{tmp_path}/first.safetensors")
     other = {name: 2 * weight for name, weight in weights.items()}  # as another machine might learn them
     tensors.write(f"{tmp_path}/second.safetensors", other, notes)
@@ -731,19 +731,19 @@ def test_where_nothing_can_be_written_is_found_before_anything_is_learnt(dataset
     settings = {"embeddings": embeddings, "output": str(tmp_path / "out")}
     config = config_for(dataset, **settings, content_maps=str(tmp_path / "file/maps.safetensors"))
     with pytest.raises(InputError, match=r"file/.* cannot be written"):
-        run_rat(config, here=True, on_epoch=lambda *told: pytest.fail("learnt"))
+        run_rat(config, here=True, tell=lambda *told: pytest.fail("learnt"))
     assert not (tmp_path / "out").exists()
 
 
 def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
     told: list[tuple[int, int, str]] = []
 
-    def on_epoch(done: int, total: int, figures: dict[str, float]) -> None:
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
         told.append((done, total, next(iter(figures))))
 
     patient = SMALL["training"] | {"max_epochs": 30, "patience": 1}
     config = config_for(dataset, output=str(tmp_path / "out"), embeddings=embeddings, content={"epochs": 2})
-    run_rat(config.model_copy(update={"training": TrainingConfig(**patient)}), here=True, on_epoch=on_epoch)
+    run_rat(config.model_copy(update={"training": TrainingConfig(**patient)}), here=True, tell=tell)
     trained = len(told) - 2
     assert 1 < trained < 30
     of_content = [(epoch, 32, "content_loss") for epoch in (1, 2)]

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from llmemb import storage
+from llmemb.progress import Tell
 from llmemb.rat.config import EngineConfig, RatConfig
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import OnEpoch
 from llmemb.study import trials
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
@@ -50,12 +50,12 @@ def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
 ):
     begun, really = tmp_path / "begun", trials._run
 
-    def run(config: RatConfig, on_epoch: OnEpoch) -> dict[str, str]:
+    def run(config: RatConfig, tell: Tell) -> dict[str, str]:
         with begun.open("a") as file:
             file.write(f"{config.method}\n")
         if config.method == "none" and begun.read_text().count("none") < 2:
             os._exit(1)
-        return really(config, on_epoch)
+        return really(config, tell)
 
     monkeypatch.setattr(trials, "_run", run)
     common = {"dataset": tiny_dataset, **SMALL}

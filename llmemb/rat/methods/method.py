@@ -1,6 +1,6 @@
 """What a method is: a few functions and what they need."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
+from llmemb.progress import Tell
 from llmemb.rat.checkpoint import Weights
 from llmemb.rat.config import RatConfig
 from llmemb.rat.training import TrainableRecommender
-
-Tell = Callable[[int, int, Mapping[str, float]], None]
-"""Progress: epochs done, of how many, and figures."""
 
 
 @dataclass(frozen=True)

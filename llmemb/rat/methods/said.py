@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from llmemb.encoder.folder import local_folder
 from llmemb.encoder.torch_engine import pad, tokenize
 from llmemb.errors import InputError
+from llmemb.progress import Tell
 from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
-from llmemb.rat.methods.method import Inputs, Method, Tell
+from llmemb.rat.methods.method import Inputs, Method
 from llmemb.srs.item_table import FrozenTable, IdTable
 
 SHARED_RATE = 0.3

@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from llmemb.data.sequences import Sequences
 from llmemb.encoder.folder import local_folder
+from llmemb.progress import Tell
 from llmemb.rat.methods.language_model import ItemVectors, LanguageModel
 from llmemb.rat.methods.llm2x import table_from_vectors
-from llmemb.rat.methods.method import Inputs, Method, Tell
+from llmemb.rat.methods.method import Inputs, Method
 
 ITEMS_PER_CHUNK = 256
 
