@@ -35,7 +35,7 @@ from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.rat.config import ModelConfig, TrainingConfig
 from llmemb.rat.precision import multiplies_bf16
 from llmemb.rat.recommender import make_encoder
-from llmemb.rat.training import VALIDATION_K, Schedule, TrainableRecommender, TrainingLoop
+from llmemb.rat.training import VALIDATION_K, TrainableRecommender, TrainingLoop
 from llmemb.srs.batching import cut_windows, gather
 from llmemb.srs.encoder import newest_items
 from llmemb.srs.item_table import ID_INIT_STD, IdTable
@@ -134,9 +134,8 @@ def precisions() -> dict[torch.dtype, str]:
 
 
 def make_loop(dataset: Dataset, dim: int, precision: torch.dtype, **training: int) -> TrainingLoop:
-    settings = TrainingConfig.model_validate(training)
-    schedule = Schedule(**settings.model_dump(), adapter_rate=1.0, precision=precision)
-    return TrainingLoop(make_model(dataset.num_items, dim), dataset.train, schedule, seed=0, worker=Worker())
+    model, settings = make_model(dataset.num_items, dim), TrainingConfig.model_validate(training)
+    return TrainingLoop(model, dataset.train, settings, seed=0, precision=precision, worker=Worker())
 
 
 def make_model(num_items: int, dim: int) -> TrainableRecommender:

@@ -37,12 +37,12 @@ from llmemb.metrics.ranking import chunks_of, rank_targets
 from llmemb.metrics.slices import head_items
 from llmemb.rat.config import RatConfig
 from llmemb.rat.content import ContentTraining
+from llmemb.rat.fit import validation_targets
 from llmemb.rat.fusion import fuse
 from llmemb.rat.inputs import Sources, load_inputs
 from llmemb.rat.model import make_model, seen_logits
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import Recommender
-from llmemb.rat.run import make_schedule, validation_targets
 from llmemb.rat.training import TrainingLoop, make_objective, validation_ndcg
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.objective import NextItem, Objective
@@ -115,10 +115,10 @@ def measure(folder: Path) -> dict[str, float]:
     figures = of_sequences(dataset, config)
     started = time.perf_counter()
     model = make_model(load_inputs(config, dataset, Sources(None, "")))
-    schedule = make_schedule(config, precision)
     figures["seconds to load"] = time.perf_counter() - started
-    loop = TrainingLoop(model, dataset.train, schedule, seed=0, worker=Worker())
-    objective = make_objective(dataset.train, model.encoder, schedule)
+    rates: dict[str, Any] = {"adapter_rate": config.adapter.learning_rate_factor, "precision": precision}
+    loop = TrainingLoop(model, dataset.train, config.training, seed=0, worker=Worker(), **rates)
+    objective = make_objective(dataset.train, model.encoder, config.training)
     model.train()
     figures |= {"s a step": median_seconds(loop.step, objective, STEPS), "steps an epoch": objective.steps_per_epoch}
     del loop

@@ -1,52 +1,30 @@
 """The RAT job: what the method starts from, then its recommender, each a Ray Train run."""
 
 import os
-import resource
-import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from llmemb import __version__, progress, storage
+from llmemb import progress, storage
 from llmemb.artifact import claim, is_finished, recorded_inputs
-from llmemb.cluster import connect, cpu_threads, own_device, train_on_ray, training_workers, worker_threads
+from llmemb.cluster import connect, cpu_threads, own_device, train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
-from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.metrics.slices import head_items
 from llmemb.progress import Tell
-from llmemb.rat.checkpoint import Epoch
 from llmemb.rat.config import RatConfig
-from llmemb.rat.content import ensure_content, maps_identity, read_content
-from llmemb.rat.fusion import Fusion, fuse
-from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative, load_inputs
+from llmemb.rat.content import maps_identity, read_content
+from llmemb.rat.fit import CHECKPOINT_FILE, fit, recommender_label, train_worker
+from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors, has_item_vectors, vectors_identity
 from llmemb.rat.methods import METHODS
-from llmemb.rat.model import make_model, seen_logits
-from llmemb.rat.new_items import NewItems
 from llmemb.rat.phases import Phases
 from llmemb.rat.precision import precision_of
-from llmemb.rat.recommender import (
-    CONTENT_KEYS,
-    FORMAT,
-    METRICS_FILE,
-    RECOMMENDER_FILE,
-    backbone_sizes,
-    is_recommender,
-    read_info,
-    recipe,
-    write_recommender,
-)
-from llmemb.rat.training import Schedule, TrainableRecommender, train
-from llmemb.srs.backbone import label
-from llmemb.srs.content import ContentMap
+from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE, backbone_sizes, is_recommender, read_info
 from llmemb.srs.trial import try_backbone
 from llmemb.vectors import MANIFEST_FILE
 from llmemb.workers import Worker
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
 RAY_FOLDER = "ray_train"
 
 
@@ -165,108 +143,13 @@ def _collaborative(config: RatConfig, dataset: Dataset, *, here: bool) -> str:
     return collaborative
 
 
-def train_worker(arguments: dict[str, Any]) -> None:
-    """What every Ray Train worker runs; the first one writes the artifact."""
-    worker = Worker.here()
-    torch.set_num_threads(worker_threads(arguments["threads"]))
-    fit(
-        RatConfig.model_validate(arguments["config"]),
-        arguments["sources"],
-        worker=worker,
-        seconds_before=arguments["seconds_before"],
-        tell=progress.to_board(arguments["board"]) if worker.rank == 0 else progress.unheard,
-    )
-
-
-def fit(
-    config: RatConfig,
-    sources: Sources,
-    *,
-    worker: Worker,
-    seconds_before: float = 0.0,
-    tell: Tell = progress.unheard,
-) -> None:
-    """Trains on one of the workers, weighs the terms of a score, and on the first worker writes the artifact.
-
-    Args:
-        seconds_before: What it took to learn item vectors, which counts as a part of the run's time.
-    """
-    started = time.monotonic() - seconds_before
-    dataset = Dataset.open(config.dataset)
-    inputs = load_inputs(config, dataset, sources)
-    model = make_model(inputs)
-    # Read, not computed, and huge; of content as it is only cosines count, which its axes' signs do not change.
-    unshared = [inputs.embeddings] if config.learns_content else [inputs.embeddings, model.content]
-    alike = {name for name, values in model.named_buffers() if any(values is each for each in unshared)}
-    model = model.to(worker.device)
-    worker.share(model, but=alike)
-    validation, precision = validation_targets(config, dataset), precision_of(config, worker)
-    phases, learnt = Phases.of(config), None
-    if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
-        of_content = progress.within(tell, after=phases.training)
-        learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, tell=of_content)
-    history: list[Epoch] = []
-    trained = time.monotonic()
-    if METHODS[config.method].trains:
-        history = train(
-            model,
-            dataset.train,
-            validation,
-            make_schedule(config, precision),
-            seed=config.seed,
-            worker=worker,
-            checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
-            tell=progress.within(tell, before=phases.content),
-        )
-    # A run that went on after a stop took the time of all its epochs; that of what came before is not known any more.
-    started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
-    fusion, tried = fuse(
-        model,
-        validation,
-        head=head_items(dataset.popularity),
-        seen_logits=seen_logits(config, dataset),
-        content_weights=config.fusion.content_weights,
-        content_shares=config.fusion.content_shares,
-        tail_price=config.fusion.tail_price,
-        worker=worker,
-    )
-    if worker.rank == 0:
-        metrics = summarise(history, fusion, tried)
-        metrics["content_losses"] = [] if learnt is None else learnt.losses
-        metrics["precision"] = str(precision).removeprefix("torch.")
-        metrics["items_without_embedding"] = len(inputs.missing)
-        metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
-        candidate_map = None if learnt is None else learnt.maps.candidate
-        _write(config, dataset, model, metrics, collaborative=sources.collaborative, candidate_map=candidate_map)
-
-
-def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
-    """The validation targets of at most ``config.validation_users`` users."""
-    targets = dataset.validation()
-    return targets.take(some_users(len(targets.items), config.validation_users, [config.seed, 4]))
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """The most that this process has held of the device's memory; on CPUs, of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def make_schedule(config: RatConfig, precision: torch.dtype) -> Schedule:
-    """How the recommender of a config is trained."""
-    return Schedule(
-        **config.training.model_dump(), adapter_rate=config.adapter.learning_rate_factor, precision=precision
-    )
-
-
 def _fit_on_ray(config: RatConfig, sources: Sources, seconds_before: float) -> None:
     connect()
     # Ray Train's own record of a run that was killed; ours is the checkpoint.
     storage.remove(storage.join(config.output, RAY_FOLDER))
     threads = config.engine.threads_per_worker or cpu_threads(config.num_workers, config.node_labels)
-    label, phases = _label(config), Phases.of(config)
-    with progress.remote_bar(f"rat: {label}", total=phases.content + phases.training, unit="epochs") as board:
+    title, phases = f"rat: {recommender_label(config)}", Phases.of(config)
+    with progress.remote_bar(title, total=phases.content + phases.training, unit="epochs") as board:
         train_on_ray(
             train_worker,
             {
@@ -291,7 +174,7 @@ def _tell_result(config: RatConfig) -> None:
     epochs = f" at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}" if metrics["epochs"] else ""
     validation = metrics["validation"]
     quality = f"validation ndcg@10 {validation['ndcg@10']:.4f} ({validation['tail_ndcg@10']:.4f} on the tail)"
-    print(f"recommender: {config.output}: {_label(config)}, {quality}{epochs}")
+    print(f"recommender: {config.output}: {recommender_label(config)}, {quality}{epochs}")
 
 
 def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:
@@ -306,61 +189,3 @@ def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str
         value = expected[key]
         if actual[key] != value:
             raise InputError(f"collaborative: {collaborative} has {key} {actual[key]}; expected this run's, {value}")
-
-
-def _label(config: RatConfig) -> str:
-    backbone, method = label(config.backbone), METHODS[config.method].label
-    return f"{method} ({backbone})" if method else backbone
-
-
-def summarise(history: list[Epoch], fusion: Fusion, tried: list[Fusion]) -> dict[str, Any]:
-    """The training part of ``metrics.json``."""
-    best = max(history, key=lambda epoch: epoch.validation_ndcg, default=None)
-    return {
-        "validation": {"ndcg@10": fusion.validation_ndcg, "tail_ndcg@10": fusion.validation_tail_ndcg},
-        "fusion": {"chosen": asdict(fusion), "tried": [asdict(weights) for weights in tried]},
-        "best_epoch": None if best is None else best.epoch,
-        "epochs": [epoch.summary() for epoch in history],
-        "step_losses": [loss for epoch in history for loss in epoch.step_losses],
-    }
-
-
-def _write(
-    config: RatConfig,
-    dataset: Dataset,
-    model: TrainableRecommender,
-    metrics: dict[str, Any],
-    *,
-    collaborative: str | None,
-    candidate_map: ContentMap | None,
-) -> None:
-    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
-    ids_only = None if collaborative is None else read_info(collaborative)
-    info = {
-        "format": FORMAT,
-        "label": _label(config),
-        "backbone": config.backbone,
-        "method": config.method,
-        "model": config.model.model_dump(mode="json"),
-        **{key: getattr(config.fusion, key) for key in CONTENT_KEYS},
-        "tail_users": None if model.encoder.tail_users is None else model.encoder.tail_users.longest,
-        "dataset": dataset.fingerprint,
-        "embeddings": None if snapshot is None else snapshot.fingerprint,
-        "collaborative": None if ids_only is None else storage.fingerprint(ids_only),
-        "collaborative_recipe": None if ids_only is None else recipe(ids_only),
-        "training": config.identity(),
-        "llmemb": __version__,
-    }
-    with torch.inference_mode():
-        table = model.eval().final_table()
-    write_recommender(
-        config.output,
-        model,
-        item_ids=dataset.item_ids,
-        table=table,
-        new_items=None
-        if snapshot is None
-        else NewItems.of(model, config.adapter.kind, candidate_map=candidate_map, snapshot=snapshot),
-        info=info,
-        metrics=metrics,
-    )

@@ -16,7 +16,8 @@ from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.progress import Tell, unheard
 from llmemb.rat import checkpoint
 from llmemb.rat.checkpoint import Epoch, Progress, Weights
-from llmemb.rat.criterion import Candidates, CriterionName, candidates_of, make_criterion
+from llmemb.rat.config import TrainingConfig
+from llmemb.rat.criterion import Candidates, candidates_of, make_criterion
 from llmemb.rat.scaling import ROWS_PER_CHUNK, Scaler
 from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import AdaptedTable, Rows
@@ -25,26 +26,6 @@ from llmemb.srs.scoring import FinalTable, score
 from llmemb.workers import Worker
 
 VALIDATION_K = 10
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast; see ``llmemb.rat.config.TrainingConfig``, and ``AdapterConfig`` for the adapter's rate."""
-
-    batch_positions: int
-    learning_rate: float
-    weight_decay: float
-    popularity_offset: float
-    warmup_steps: int
-    max_epochs: int
-    patience: int
-    mask_share: float
-    newest_share: float
-    adapter_rate: float
-    loss: CriterionName = "softmax"
-    num_negatives: int | None = None
-    calibration: float = 0.0
-    precision: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -141,9 +122,11 @@ def train(
     model: TrainableRecommender,
     sequences: Sequences,
     validation: Targets,
-    schedule: Schedule,
+    settings: TrainingConfig,
     *,
     seed: int,
+    adapter_rate: float = 1.0,
+    precision: torch.dtype = torch.float32,
     worker: Worker | None = None,
     checkpoint_uri: str | None = None,
     tell: Tell = unheard,
@@ -154,6 +137,8 @@ def train(
     and gradients are those of the mean over all its positions.
 
     Args:
+        adapter_rate: See :meth:`TrainableRecommender.parameter_groups`.
+        precision: Of the products.
         checkpoint_uri: A file, shared by the workers, that holds where the training stands after each epoch; if it is
             there, the training goes on from it and ends as if it had never stopped.
         tell: Told of each epoch; after the last there are no more than are done.
@@ -162,25 +147,27 @@ def train(
         FloatingPointError: a loss is not finite.
     """
     worker = worker or Worker()
-    loop = TrainingLoop(model, sequences, schedule, seed=seed, worker=worker)
+    loop = TrainingLoop(
+        model, sequences, settings, seed=seed, adapter_rate=adapter_rate, precision=precision, worker=worker
+    )
     history, best_weights = loop.resume(checkpoint_uri)
-    while not is_finished(history, schedule):
+    while not is_finished(history, settings):
         history.append(loop.epoch(len(history) + 1, validation))
         if _best(history) == len(history) - 1:
             best_weights = copy.deepcopy(model.trained())
         if checkpoint_uri is not None and worker.rank == 0:
             checkpoint.save(checkpoint_uri, loop.progress(history, best_weights))
         done = len(history)
-        tell(done, done if is_finished(history, schedule) else schedule.max_epochs, history[-1].figures())
+        tell(done, done if is_finished(history, settings) else settings.max_epochs, history[-1].figures())
     model.load_trained(best_weights)
     return history
 
 
-def is_finished(history: list[Epoch], schedule: Schedule) -> bool:
+def is_finished(history: list[Epoch], settings: TrainingConfig) -> bool:
     """Whether all epochs are done, or validation has not risen for ``patience`` of them."""
     if not history:
         return False
-    return len(history) >= schedule.max_epochs or len(history) - 1 - _best(history) >= schedule.patience
+    return len(history) >= settings.max_epochs or len(history) - 1 - _best(history) >= settings.patience
 
 
 def _best(history: list[Epoch]) -> int:
@@ -188,19 +175,19 @@ def _best(history: list[Epoch]) -> int:
     return max(range(len(history)), key=lambda number: history[number].validation_ndcg)
 
 
-def learning_rate(step: int, steps_per_epoch: int, schedule: Schedule) -> float:
+def learning_rate(step: int, steps_per_epoch: int, settings: TrainingConfig) -> float:
     """The rate of a step counted from 0: a linear rise over the warm-up, and a linear fall to zero at the end."""
-    rising = (step + 1) / max(1, schedule.warmup_steps)
-    falling = 1 - step / (schedule.max_epochs * steps_per_epoch)
-    return schedule.learning_rate * min(1.0, rising) * falling
+    rising = (step + 1) / max(1, settings.warmup_steps)
+    falling = 1 - step / (settings.max_epochs * steps_per_epoch)
+    return settings.learning_rate * min(1.0, rising) * falling
 
 
-def make_objective(sequences: Sequences, encoder: HistoryEncoder, schedule: Schedule) -> Objective:
+def make_objective(sequences: Sequences, encoder: HistoryEncoder, settings: TrainingConfig) -> Objective:
     """What the encoder's backbone is trained to answer."""
-    sizes = {"max_seq_len": encoder.max_seq_len, "batch_positions": schedule.batch_positions}
+    sizes = {"max_seq_len": encoder.max_seq_len, "batch_positions": settings.batch_positions}
     if encoder.causal:
         return NextItem(sequences, **sizes)
-    return Cloze(sequences, **sizes, mask_share=schedule.mask_share, newest_share=schedule.newest_share)
+    return Cloze(sequences, **sizes, mask_share=settings.mask_share, newest_share=settings.newest_share)
 
 
 class TrainingLoop:
@@ -210,23 +197,26 @@ class TrainingLoop:
         self,
         model: TrainableRecommender,
         sequences: Sequences,
-        schedule: Schedule,
+        settings: TrainingConfig,
         *,
         seed: int,
+        adapter_rate: float = 1.0,
+        precision: torch.dtype = torch.float32,
         worker: Worker,
     ) -> None:
-        self._model, self._schedule, self._seed, self._worker = model, schedule, seed, worker
-        self._objective = make_objective(sequences, model.encoder, schedule)
-        groups = model.parameter_groups(adapter_rate=schedule.adapter_rate)
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
+        self._model, self._settings, self._precision = model, settings, precision
+        self._seed, self._worker = seed, worker
+        self._objective = make_objective(sequences, model.encoder, settings)
+        groups = model.parameter_groups(adapter_rate=adapter_rate)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         popularity = torch.from_numpy(sequences.counts(model.num_items)[1:]).float()
         self._criterion = make_criterion(
-            schedule.loss,
+            settings.loss,
             popularity.to(worker.device),
-            popularity_offset=schedule.popularity_offset,
-            num_negatives=schedule.num_negatives,
-            calibration=schedule.calibration,
-            matmul_dtype=schedule.precision,
+            popularity_offset=settings.popularity_offset,
+            num_negatives=settings.num_negatives,
+            calibration=settings.calibration,
+            matmul_dtype=precision,
         )
 
     def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
@@ -262,9 +252,9 @@ class TrainingLoop:
         steps = self._objective.steps_per_epoch
         for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):
             for group in self._optimizer.param_groups:
-                group["lr"] = group["rate"] * learning_rate(epoch * steps + step, steps, self._schedule)
+                group["lr"] = group["rate"] * learning_rate(epoch * steps + step, steps, self._settings)
             random = np.random.default_rng([self._seed, epoch, step, 2])
-            losses.append(self.step(batch, random, progress=epoch / self._schedule.max_epochs))
+            losses.append(self.step(batch, random, progress=epoch / self._settings.max_epochs))
             positions.append(batch.num_targets)
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(f"epoch {epoch + 1}, step {step + 1}: loss {losses[-1]}")
@@ -294,7 +284,7 @@ class TrainingLoop:
 
     def _recommendation_loss(self, batch: Batch, embeddings: Tensor, candidates: Candidates) -> Tensor:
         """The loss summed over the positions of a worker's rows that have a target."""
-        worker, precision = self._worker, self._schedule.precision
+        worker, precision = self._worker, self._precision
         inputs, targets = (
             candidates.place(torch.from_numpy(array[worker.rows]).to(worker.device))
             for array in (batch.inputs, batch.targets)

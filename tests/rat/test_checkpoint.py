@@ -7,9 +7,9 @@ import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat import checkpoint, tensors
-from llmemb.rat.config import MeltConfig
+from llmemb.rat.config import MeltConfig, TrainingConfig
 from llmemb.rat.methods.melt import Mutual
-from llmemb.rat.training import Schedule, TrainableRecommender, train
+from llmemb.rat.training import TrainableRecommender, train
 from llmemb.srs.backbone import make_backbone
 from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import IdTable
@@ -21,7 +21,7 @@ CIRCLE = Sequences.from_lists([[(start + step) % NUM_ITEMS + 1 for step in range
 WALKS = Sequences.from_lists(
     [[(start + step) % NUM_ITEMS + 1 for step in range(5 + 4 * (start % 6 == 0))] for start in range(NUM_ITEMS)]
 )
-SCHEDULE = Schedule(
+SETTINGS = TrainingConfig(
     batch_positions=16,
     learning_rate=1e-2,
     weight_decay=0.01,
@@ -31,7 +31,6 @@ SCHEDULE = Schedule(
     patience=EPOCHS,
     mask_share=0.4,
     newest_share=0.5,
-    adapter_rate=1.0,
 )
 
 
@@ -63,7 +62,7 @@ def fit(uri: str | None, *, backbone: str = "sasrec", method: str = "none", kill
         model,
         split.train(sequences),
         split.targets(sequences, "validation"),
-        SCHEDULE,
+        SETTINGS,
         seed=1,
         checkpoint_uri=uri,
         tell=tell,

@@ -1,7 +1,6 @@
 """Two workers take the step of one: whatever is trained, and by which loss."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ from torch import Tensor
 from llmemb.data.sequences import LeaveOneOut, Sequences
 from llmemb.rat import training
 from llmemb.rat.alignment import CollaborativeAlignment
-from llmemb.rat.config import MeltConfig
+from llmemb.rat.config import MeltConfig, TrainingConfig
 from llmemb.rat.methods.melt import Mutual
-from llmemb.rat.training import Auxiliary, Schedule, TrainableRecommender, TrainingLoop
+from llmemb.rat.training import Auxiliary, TrainableRecommender, TrainingLoop
 from llmemb.srs.backbone import BACKBONES, make_backbone
 from llmemb.srs.encoder import HistoryEncoder
 from llmemb.srs.item_table import IdTable
@@ -26,9 +25,9 @@ WALKS = Sequences.from_lists(
     [[(start + step) % NUM_ITEMS + 1 for step in range(4 + 5 * (start % 5 == 0))] for start in range(NUM_ITEMS)]
 )
 TRAIN = LeaveOneOut().train(WALKS)
-SCHEDULE = Schedule(
+SETTINGS = TrainingConfig(
     batch_positions=12,
-    learning_rate=0.0,
+    learning_rate=1e-2,
     weight_decay=0.0,
     popularity_offset=0.3,
     warmup_steps=0,
@@ -36,7 +35,6 @@ SCHEDULE = Schedule(
     patience=2,
     mask_share=0.4,
     newest_share=0.5,
-    adapter_rate=1.0,
     num_negatives=5,
     calibration=0.5,
 )
@@ -70,7 +68,7 @@ def make_auxiliary(model: TrainableRecommender, method: str) -> Auxiliary | None
 
 
 def gradients(
-    model: TrainableRecommender, schedule: Schedule, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    model: TrainableRecommender, settings: TrainingConfig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and gradients of a worker's part of some steps, as they are before the workers put them together."""
     found: dict[str, Tensor] = {}
@@ -84,8 +82,8 @@ def gradients(
     monkeypatch.setattr(Worker, "sum_gradients", record)
     monkeypatch.setattr(Worker, "sum", lambda self, values: values)
     model = copy.deepcopy(model).train()
-    loop = TrainingLoop(model, TRAIN, schedule, seed=0, worker=worker)
-    objective = training.make_objective(TRAIN, model.encoder, schedule)
+    loop = TrainingLoop(model, TRAIN, settings, seed=0, worker=worker)
+    objective = training.make_objective(TRAIN, model.encoder, settings)
     losses = [
         loop.step(batch, np.random.default_rng(step), progress=0.5)
         for step, batch in enumerate(objective.batches(seed=0, epoch=0))
@@ -106,9 +104,9 @@ def gradients(
 )
 @pytest.mark.parametrize("num_workers", [2, 13])  # with 13 some have no row of a batch
 def test_workers_gradients_add_up_to_those_of_one(backbone, method, loss, num_workers, monkeypatch):
-    model, schedule = make_model(backbone, method), replace(SCHEDULE, loss=loss)
-    expected_losses, expected = gradients(model, schedule, Worker(), monkeypatch)
-    workers = [gradients(model, schedule, Worker(rank, num_workers), monkeypatch) for rank in range(num_workers)]
+    model, settings = make_model(backbone, method), SETTINGS.model_copy(update={"loss": loss})
+    expected_losses, expected = gradients(model, settings, Worker(), monkeypatch)
+    workers = [gradients(model, settings, Worker(rank, num_workers), monkeypatch) for rank in range(num_workers)]
     assert len(expected_losses) > 1
     for step, value in enumerate(expected_losses):
         assert sum(losses[step] for losses, _ in workers) == pytest.approx(value, rel=1e-5)
