@@ -1,6 +1,6 @@
 """Users' item sequences, as parts of a flat array, and the rules that split them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -138,11 +138,11 @@ class Targets:
         return Targets(self.users[queries], self.histories.take(queries), self.items[queries])
 
 
-def some_users(num: int, at_most: int, seed: Sequence[int]) -> NDArray[np.int64]:
+def some_users(num: int, at_most: int, random: np.random.Generator) -> NDArray[np.int64]:
     """At most so many of ``num`` users, drawn, rising."""
     if num <= at_most:
         return np.arange(num)
-    return np.sort(np.random.default_rng(seed).choice(num, at_most, replace=False))
+    return np.sort(random.choice(num, at_most, replace=False))
 
 
 class Split(Protocol):

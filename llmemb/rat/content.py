@@ -28,6 +28,7 @@ from llmemb.rat.training import TrainableRecommender
 from llmemb.srs.content import ContentMap
 from llmemb.srs.loss import Pairs, full_softmax
 from llmemb.srs.objective import Batch, NextItem
+from llmemb.streams import RecommenderStream, generator
 from llmemb.workers import Worker
 
 CONTENT_MAPS_FILE = "content_maps.safetensors"
@@ -151,8 +152,9 @@ class ContentTraining:
         assert model.content is not None
         self._content, self._encoder = model.content, model.encoder
         self._settings, self._seed, self._worker = settings, seed, worker
+        random = generator(seed, stream=RecommenderStream.CONTENT_USERS)
         self.objective = NextItem(
-            sequences.take(some_users(len(sequences), settings.max_users, [seed, 6])),
+            sequences.take(some_users(len(sequences), settings.max_users, random)),
             max_seq_len=model.encoder.max_seq_len,
             batch_positions=settings.batch_positions,
         )
@@ -181,7 +183,7 @@ class ContentTraining:
             left = 1 - (number * steps + step) / (self._settings.epochs * steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = self._settings.learning_rate * left
-            loss = self.step(batch, np.random.default_rng([self._seed, number, step, 5]))
+            loss = self.step(batch, generator(self._seed, number, step, stream=RecommenderStream.CONTENT_STEP))
             if not np.isfinite(loss):
                 raise FloatingPointError(f"content, epoch {number + 1}, step {step + 1}: loss {loss}")
             total, positions = total + loss * batch.num_targets, positions + batch.num_targets

@@ -28,6 +28,7 @@ from llmemb.rat.recommender import CONTENT_KEYS, FORMAT, read_info, recipe, writ
 from llmemb.rat.training import TrainableRecommender, train
 from llmemb.srs.backbone import label
 from llmemb.srs.content import ContentMap
+from llmemb.streams import RecommenderStream, generator
 from llmemb.workers import Worker
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -112,8 +113,8 @@ def fit(
 
 def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
     """The validation targets of at most ``config.validation_users`` users."""
-    targets = dataset.validation()
-    return targets.take(some_users(len(targets.items), config.validation_users, [config.seed, 4]))
+    targets, random = dataset.validation(), generator(config.seed, stream=RecommenderStream.VALIDATION_USERS)
+    return targets.take(some_users(len(targets.items), config.validation_users, random))
 
 
 def peak_memory_mib(device: torch.device) -> float:

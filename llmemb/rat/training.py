@@ -23,6 +23,7 @@ from llmemb.srs.encoder import HistoryEncoder, TermWeights
 from llmemb.srs.item_table import AdaptedTable, Rows
 from llmemb.srs.objective import Batch, Cloze, NextItem, Objective
 from llmemb.srs.scoring import FinalTable, score
+from llmemb.streams import RecommenderStream, generator
 from llmemb.workers import Worker
 
 VALIDATION_K = 10
@@ -247,13 +248,14 @@ class TrainingLoop:
         torch.manual_seed(int(np.random.SeedSequence([self._seed, epoch, self._worker.rank]).generate_state(1)[0]))
         losses, positions = [], []
         if self._model.auxiliary is not None:
-            self._model.auxiliary.begin_epoch(self._model, epoch, np.random.default_rng([self._seed, epoch, 3]))
+            random = generator(self._seed, epoch, stream=RecommenderStream.BEFORE_EPOCH)
+            self._model.auxiliary.begin_epoch(self._model, epoch, random)
         self._model.train()
         steps = self._objective.steps_per_epoch
         for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):
             for group in self._optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(epoch * steps + step, steps, self._settings)
-            random = np.random.default_rng([self._seed, epoch, step, 2])
+            random = generator(self._seed, epoch, step, stream=RecommenderStream.STEP)
             losses.append(self.step(batch, random, progress=epoch / self._settings.max_epochs))
             positions.append(batch.num_targets)
             if not np.isfinite(losses[-1]):

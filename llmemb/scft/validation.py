@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from llmemb.data.dataset import Dataset
 from llmemb.metrics.slices import head_items
+from llmemb.streams import ScftStream, generator
 
 HELD_OUT_SHARE = 0.1
 TOP = 10
@@ -41,8 +42,8 @@ class Sample:
 def held_out_items(num_items: int, *, seed: int, at_most: int) -> NDArray[np.int64]:
     """The usable items that training never sees, sorted: two or more, or none in a catalogue too small for that."""
     count = min(at_most, int(num_items * HELD_OUT_SHARE))
-    generator = np.random.default_rng([seed, 1])
-    return np.sort(generator.choice(num_items, count if count > 1 else 0, replace=False))
+    random = generator(seed, stream=ScftStream.HELD_OUT)
+    return np.sort(random.choice(num_items, count if count > 1 else 0, replace=False))
 
 
 def draw_sample(
@@ -57,7 +58,7 @@ def draw_sample(
     place[catalogue_rows + 1] = np.arange(len(catalogue_rows))
     pairs = place[_last_two(dataset)]  # [users, 2]
     pairs = pairs[(pairs >= 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])]
-    chosen = np.random.default_rng([seed, 2]).permutation(len(pairs))[:num_histories]
+    chosen = generator(seed, stream=ScftStream.HISTORIES).permutation(len(pairs))[:num_histories]
     items, places = np.unique(pairs[chosen], return_inverse=True)
     places = places.reshape(-1, 2)
     is_head = head_items(dataset.popularity)[1:][catalogue_rows[items]]

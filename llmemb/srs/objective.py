@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llmemb.data.sequences import Sequences
 from llmemb.srs.batching import cut_windows, epoch_batches, gather
+from llmemb.streams import RecommenderStream, generator
 
 MASK = -1
 """Stands for a masked item, where others have their index."""
@@ -92,7 +93,7 @@ class Cloze:
         return len(epoch_batches(self._windows, batch_positions=self._batch_positions, seed=0, epoch=0))
 
     def batches(self, *, seed: int, epoch: int) -> Iterator[Batch]:
-        random = np.random.default_rng([seed, epoch, 1])
+        random = generator(seed, epoch, stream=RecommenderStream.MASKS)
         for rows in epoch_batches(self._windows, batch_positions=self._batch_positions, seed=seed, epoch=epoch):
             items = gather(self._windows, rows)
             newest = (items > 0) & (np.arange(items.shape[1]) == self._windows.num_targets[rows][:, None])
