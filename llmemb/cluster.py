@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from llmemb.errors import InputError
@@ -25,6 +26,47 @@ ANSWER_SECONDS = 10.0
 # Ray core warns of every actor pool of Ray Data, whose arguments Ray Data itself keeps alive:
 # https://github.com/ray-project/ray/issues/57733
 _FALSE_ALARM = b"has constructor arguments in the object store and max_restarts > 0"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one worker or task asks of the node that it runs on.
+
+    Attributes:
+        memory: Bytes; 0 for what any node has.
+        labels: Those of the node; ``!value`` for any other value.
+    """
+
+    cpus: int = 0
+    gpus: int = 0
+    memory: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What it asks for, under Ray's names."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+        return {kind: number for kind, number in asked.items() if number}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Ray's options of a task, an actor or a stage of Ray Data."""
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.memory:
+            options["memory"] = self.memory
+        if self.labels:
+            options["label_selector"] = dict(self.labels)
+        return options
+
+    @property
+    def parts(self) -> list[str]:
+        """Such as ``3 GiB of memory``, ``1 CPU`` and ``2 GPU``."""
+        memory = [f"{self.memory / 2**30:.0f} GiB of memory"] if self.memory else []
+        return memory + [f"{number} {kind}" for kind, number in (("CPU", self.cpus), ("GPU", self.gpus)) if number]
+
+    def fits(self, resources: Mapping[str, float]) -> int:
+        """How many of it a node with these resources has room for."""
+        return min(int(resources.get(kind, 0) // number) for kind, number in self.resources.items())
 
 
 def connect() -> None:
@@ -134,12 +176,13 @@ def cpu_threads(num_workers: int, labels: Mapping[str, str] | None = None) -> in
     return next((number for number in threads if sum(node // number for node in cpus) >= num_workers), 1)
 
 
-def worker_request(threads: int, *, beside_gpu: int = 1) -> dict[str, int]:
-    """What a worker that trains or encodes asks for, as ``cpus`` and ``gpus``: its ``threads``, or a GPU.
+def worker_request(threads: int, labels: Mapping[str, str] | None = None, *, beside_gpu: int = 1) -> Request:
+    """What a worker that trains or encodes asks for: its ``threads``, or a GPU.
 
     Beside a GPU one CPU: as many as the largest node has, no node with a GPU may have.
     """
-    return {"cpus": beside_gpu, "gpus": 1} if has_gpus() else {"cpus": threads, "gpus": 0}
+    on_gpu = has_gpus()
+    return Request(cpus=beside_gpu if on_gpu else threads, gpus=int(on_gpu), labels=labels or {})
 
 
 def worker_threads(planned: int) -> int:
@@ -264,49 +307,43 @@ def training_workers(
     """
     import ray.train
 
-    on_gpu = has_gpus()
-    resources = None if on_gpu else {"CPU": threads}
+    request = worker_request(threads, labels, beside_gpu=0)
     number: Any = num_workers if min_workers is None else (min_workers, num_workers)
-    needed, each = min_workers or num_workers, {"cpus": 0 if on_gpu else threads, "gpus": int(on_gpu)}
-    room = _room(**each, labels=labels)
+    needed = min_workers or num_workers
+    room = _room(request)
     if room < needed and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
             f"num_workers: this machine has room for {room} of {needed} workers; expected no more, or a cluster to "
             "run on (RAY_ADDRESS)"
         )
-    say_if_waiting("training", needed, **each, labels=labels)
+    say_if_waiting("training", needed, request)
     scaling_config: Any = ray.train.ScalingConfig  # typed as that of Ray Train's first version
     return scaling_config(
         num_workers=number,
-        use_gpu=on_gpu,
-        resources_per_worker=resources,
-        label_selector=dict(labels) if labels else None,
+        use_gpu=request.gpus > 0,
+        resources_per_worker=request.resources,
+        label_selector=dict(request.labels) or None,
     )
 
 
-def say_if_waiting(
-    work: str, num_workers: int, *, cpus: int = 0, gpus: int = 0, labels: Mapping[str, str] | None = None
-) -> None:
+def say_if_waiting(work: str, num_workers: int, request: Request) -> None:
     """Prints a line where the nodes have no room for all workers: an autoscaling cluster starts more, another never."""
-    room = _room(cpus=cpus, gpus=gpus, labels=labels)
+    room = _room(request)
     if room < num_workers:
-        each = ", ".join(f"{number} {kind}" for kind, number in (("CPU", cpus), ("GPU", gpus)) if number)
-        where = "".join(f", {key}={value}" for key, value in (labels or {}).items())
+        where = "".join(f", {key}={value}" for key, value in request.labels.items())
         print(
-            f"{work}: waits for nodes: there is room for {room} of {num_workers} workers ({each} each{where})",
+            f"{work}: waits for nodes: there is room for {room} of {num_workers} workers "
+            f"({', '.join(request.parts)} each{where})",
             flush=True,
         )
 
 
-def _room(*, cpus: int, gpus: int, labels: Mapping[str, str] | None) -> int:
-    """How many workers of that size the nodes have room for."""
-    needs = {kind: number for kind, number in (("CPU", cpus), ("GPU", gpus)) if number}
-    return sum(min(int(node.get(kind, 0)) // number for kind, number in needs.items()) for node in _nodes(labels))
+def _room(request: Request) -> int:
+    """How many workers that ask for it the nodes have room for."""
+    return sum(map(request.fits, _nodes(request.labels)))
 
 
-def check_memory(
-    work: str, memory: int, *, cpus: int = 1, gpus: int = 0, labels: Mapping[str, str] | None = None
-) -> None:
+def check_memory(work: str, request: Request) -> None:
     """Finds out before any work whether :func:`run_task` will find a node for a task of so much memory.
 
     Where no node is large enough, one such task is asked for, so that an autoscaling cluster starts one that is. A Ray
@@ -317,36 +354,22 @@ def check_memory(
     """
     import ray
 
-    wanted = {"memory": memory, "CPU": cpus, "GPU": gpus}
-    if not memory or any(all(node.get(key, 0) >= wanted[key] for key in wanted) for node in _nodes(labels)):
+    if not request.memory or _room(request):
         return
-    needs = f"{memory / 2**30:.0f} GiB of memory and {cpus} CPU" + (f" and {gpus} GPU" if gpus else "")
+    needs = " and ".join(request.parts)
     too_small = InputError(f"{work}: no node of the cluster has {needs}; expected one that has, or a smaller model")
     if not os.environ.get("RAY_ADDRESS"):
         raise too_small
     print(f"{work}: waits for a node with {needs}", flush=True)
-    task: Any = ray.remote(
-        num_cpus=cpus, num_gpus=gpus, memory=memory, label_selector=dict(labels or {}), max_retries=0
-    )(_nothing)
+    task: Any = ray.remote(**request.options, max_retries=0)(_nothing)
     probe = task.remote()
     if not ray.wait([probe], timeout=NODE_WAIT_SECONDS)[0]:
         ray.cancel(probe)
         raise too_small
 
 
-def run_task(
-    work: str,
-    function: Callable[..., Any],
-    *arguments: Any,
-    cpus: int,
-    gpus: int = 0,
-    memory: int = 0,
-    labels: Mapping[str, str] | None = None,
-) -> Any:
+def run_task(work: str, function: Callable[..., Any], *arguments: Any, request: Request) -> Any:
     """What a function returns, called on a node that has room for it; again where its worker or node is lost.
-
-    Args:
-        memory: Bytes; 0 for what any node has.
 
     Raises:
         InputError: it ran out of memory. Ray itself would try that again for ever.
@@ -354,9 +377,7 @@ def run_task(
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-    task: Any = ray.remote(
-        num_cpus=cpus, num_gpus=gpus, memory=memory, label_selector=dict(labels or {}), max_retries=0
-    )(function)
+    task: Any = ray.remote(**request.options, max_retries=0)(function)
     for attempt in range(1, TASK_ATTEMPTS + 1):
         try:
             return ray.get(task.remote(*arguments))

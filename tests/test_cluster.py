@@ -9,6 +9,7 @@ import ray.train
 import torch
 
 from llmemb import cluster
+from llmemb.cluster import Request
 from llmemb.errors import InputError
 
 ALARM = b"E core_worker.cc: Actor 'x' has constructor arguments in the object store and max_restarts > 0. If the\n"
@@ -23,6 +24,32 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 10.0, "GPU": 2.0})
     return nodes
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (Request(cpus=2), 3),
+        (Request(gpus=1), 2),
+        (Request(cpus=4, gpus=1), 1),
+        (Request(memory=2**30), 5),
+        (Request(cpus=1, memory=2**31), 2),
+        (Request(cpus=8), 0),
+        (Request(cpus=1, memory=2**40), 0),
+    ],
+)
+def test_a_request_fits_as_often_as_what_there_is_least_of_allows(asked, expected):
+    assert asked.fits({"CPU": 6.0, "GPU": 2.0, "memory": 5.5 * 2**30}) == expected
+    assert asked.fits({}) == 0
+
+
+def test_of_what_a_request_does_not_ask_for_ray_hears_nothing():
+    assert Request(cpus=2).options == {"num_cpus": 2, "num_gpus": 0}
+    assert Request(cpus=2).resources == {"CPU": 2}
+    labels = {"market": "!spot"}
+    full = Request(cpus=1, gpus=2, memory=3 * 2**30, labels=labels)
+    assert full.options == {"num_cpus": 1, "num_gpus": 2, "memory": 3 * 2**30, "label_selector": labels}
+    assert full.parts == ["3 GiB of memory", "1 CPU", "2 GPU"]
 
 
 @pytest.mark.parametrize(("num_workers", "threads"), [(1, 6), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (100, 1)])
@@ -67,12 +94,12 @@ def test_beside_a_gpu_one_cpu_is_asked_for_whatever_the_largest_node_has(nodes, 
     monkeypatch.delenv("LLMEMB_DEVICE", raising=False)
     nodes[1]["Resources"]["CPU"] = 96.0
     request = cluster.worker_request(cluster.cpu_threads(1))
-    assert request == {"cpus": 1, "gpus": 1}
-    cluster.say_if_waiting("rat", 2, **request)
+    assert request == Request(cpus=1, gpus=1)
+    cluster.say_if_waiting("rat", 2, request)
     assert capsys.readouterr().out == ""
-    assert cluster.worker_request(96, beside_gpu=4) == {"cpus": 4, "gpus": 1}
+    assert cluster.worker_request(96, beside_gpu=4) == Request(cpus=4, gpus=1)
     monkeypatch.setenv("LLMEMB_DEVICE", "cpu")
-    assert cluster.worker_request(96) == {"cpus": 96, "gpus": 0}
+    assert cluster.worker_request(96, {"market": "spot"}) == Request(cpus=96, labels={"market": "spot"})
 
 
 def test_a_gpu_that_pytorch_does_not_see_is_one_line(monkeypatch):
@@ -84,26 +111,28 @@ def test_a_gpu_that_pytorch_does_not_see_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("num_workers", "request_", "said"),
     [
-        ({"num_workers": 5, "cpus": 2}, ""),
-        ({"num_workers": 3, "cpus": 4}, "there is room for 2 of 3 workers (4 CPU each)"),
-        ({"num_workers": 3, "cpus": 1, "gpus": 1}, "there is room for 2 of 3 workers (1 CPU, 1 GPU each)"),
-        ({"num_workers": 1, "gpus": 4}, "there is room for 0 of 1 workers (4 GPU each)"),
-        ({"num_workers": 6, "cpus": 1, "labels": {"market": "spot"}}, ""),
-        ({"num_workers": 4, "cpus": 1, "labels": {"market": "!spot"}}, ""),
+        (5, Request(cpus=2), ""),
+        (3, Request(cpus=4), "there is room for 2 of 3 workers (4 CPU each)"),
+        (3, Request(cpus=1, gpus=1), "there is room for 2 of 3 workers (1 CPU, 1 GPU each)"),
+        (1, Request(gpus=4), "there is room for 0 of 1 workers (4 GPU each)"),
+        (6, Request(cpus=1, labels={"market": "spot"}), ""),
+        (4, Request(cpus=1, labels={"market": "!spot"}), ""),
         (
-            {"num_workers": 5, "cpus": 1, "labels": {"market": "!spot"}},
+            5,
+            Request(cpus=1, labels={"market": "!spot"}),
             "there is room for 4 of 5 workers (1 CPU each, market=!spot)",
         ),
         (
-            {"num_workers": 1, "cpus": 1, "labels": {"market": "spot", "zone": "a"}},
+            1,
+            Request(cpus=1, labels={"market": "spot", "zone": "a"}),
             "there is room for 0 of 1 workers (1 CPU each, market=spot, zone=a)",
         ),
     ],
 )
-def test_it_is_said_when_workers_have_no_room(nodes, capsys, wanted, said):
-    cluster.say_if_waiting("embed", **wanted)
+def test_it_is_said_when_workers_have_no_room(nodes, capsys, num_workers, request_, said):
+    cluster.say_if_waiting("embed", num_workers, request_)
     assert capsys.readouterr().out == (f"embed: waits for nodes: {said}\n" if said else "")
 
 
@@ -246,9 +275,9 @@ def lose_worker(folder: Path, times: int) -> int:
 def test_a_task_whose_worker_is_lost_is_tried_again_but_not_for_ever(ray_local, tmp_path):
     (tmp_path / "once").mkdir()
     (tmp_path / "always").mkdir()
-    assert cluster.run_task("export", lose_worker, tmp_path / "once", 1, cpus=1) == 1
+    assert cluster.run_task("export", lose_worker, tmp_path / "once", 1, request=Request(cpus=1)) == 1
     with pytest.raises(ray.exceptions.WorkerCrashedError):
-        cluster.run_task("export", lose_worker, tmp_path / "always", 100, cpus=1)
+        cluster.run_task("export", lose_worker, tmp_path / "always", 100, request=Request(cpus=1))
     assert len(list((tmp_path / "always").iterdir())) == cluster.TASK_ATTEMPTS
 
 
@@ -261,23 +290,23 @@ def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, tmp_path, 
 
     monkeypatch.setattr(ray, "get", out_of_memory)
     with pytest.raises(InputError, match="export: a node ran out of memory"):
-        cluster.run_task("export", lose_worker, tmp_path, 0, cpus=1)
+        cluster.run_task("export", lose_worker, tmp_path, 0, request=Request(cpus=1))
     assert len(tries) == 1
 
 
 def test_a_task_that_no_node_has_memory_for_is_found_out(ray_local, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "NODE_WAIT_SECONDS", 0.1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cluster.check_memory("export", 0)
-    cluster.check_memory("export", 2**20)
+    cluster.check_memory("export", Request(cpus=1))
+    cluster.check_memory("export", Request(cpus=1, memory=2**20))
     with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):
-        cluster.check_memory("export", 2**45)
+        cluster.check_memory("export", Request(cpus=1, memory=2**45))
     with pytest.raises(InputError, match="no node of the cluster has 0 GiB of memory and 1 CPU and 9 GPU"):
-        cluster.check_memory("parity", 2**20, gpus=9)
+        cluster.check_memory("parity", Request(cpus=1, gpus=9, memory=2**20))
     assert capsys.readouterr().out == ""  # nobody waits for a second laptop
     monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start another")
     with pytest.raises(InputError, match="export: no node of the cluster has 32768 GiB of memory and 1 CPU"):
-        cluster.check_memory("export", 2**45)
+        cluster.check_memory("export", Request(cpus=1, memory=2**45))
     assert capsys.readouterr().out == "export: waits for a node with 32768 GiB of memory and 1 CPU\n"
 
 

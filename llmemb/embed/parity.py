@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmemb import vectors
-from llmemb.cluster import check_memory, cpu_threads, run_task
+from llmemb.cluster import Request, check_memory, cpu_threads, run_task
 from llmemb.embed.changes import parent_hashes, read_items
 from llmemb.embed.config import ParityConfig
 from llmemb.embed.plan import EncoderPlan, SnapshotPlan
@@ -44,7 +44,7 @@ def check_parity(
     item_ids, prompts, stored = _sample(snapshot, plan, buckets, config.sample_items)
     check_parity_fits(plan.encoder)
     reference = _reference(plan.encoder)
-    expected = np.asarray(run_task("parity", _unbatched, reference, prompts, **_needs(reference)))
+    expected = np.asarray(run_task("parity", _unbatched, reference, prompts, request=_request(reference)))
     cosines = (expected * stored).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(stored, axis=1)
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= config.min_cosine:
@@ -62,7 +62,7 @@ def check_parity_fits(encoder: EncoderPlan) -> None:
     Raises:
         InputError: no node has it.
     """
-    check_memory("parity", **_needs(_reference(encoder)))
+    check_memory("parity", _request(_reference(encoder)))
 
 
 def _reference(encoder: EncoderPlan) -> EncoderPlan:
@@ -74,10 +74,9 @@ def _reference(encoder: EncoderPlan) -> EncoderPlan:
     return replace(encoder, device="cpu", threads=min(MAX_CPUS, cpu_threads(1, encoder.node_labels)))
 
 
-def _needs(reference: EncoderPlan) -> dict[str, Any]:
-    """What a node must have for the check's one task."""
-    memory = float32_memory(reference.num_parameters)
-    return {"cpus": reference.threads, "gpus": reference.num_gpus, "memory": memory, "labels": reference.node_labels}
+def _request(reference: EncoderPlan) -> Request:
+    """What the check's one task asks for."""
+    return replace(reference.request, memory=float32_memory(reference.num_parameters))
 
 
 def _sample(

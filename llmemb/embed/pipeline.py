@@ -134,16 +134,14 @@ def _encode(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], num_fresh:
 
 def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any) -> Iterator[dict[str, Any]]:
     data = quiet_ray_data()
-    on_gpu = plan.encoder.on_gpu
     min_workers, max_workers = (
         min(workers, len(todo)) for workers in (config.num_workers, config.max_workers or config.num_workers)
     )
     encoder = plan.encoder
-    cpus = 1 if on_gpu else encoder.threads
-    say_if_waiting("embed", min_workers, cpus=cpus, gpus=encoder.num_gpus, labels=encoder.node_labels)
+    say_if_waiting("embed", min_workers, encoder.request)
     tokenise: dict[str, Any] = {"num_cpus": 1}
     write = tokenise
-    if not on_gpu:
+    if not encoder.on_gpu:
         # The encoders hold every core; the other stages take a few percent of their time and no slot. Tokenisers are
         # few: each loads as much as an encoder.
         tokenise = {"num_cpus": 0, "compute": data.TaskPoolStrategy(size=1 + max_workers // 8)}
@@ -154,9 +152,7 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
         EncodeBucket,
         fn_constructor_args=(encoder, meter),
         compute=data.ActorPoolStrategy(min_size=min_workers, max_size=max_workers),
-        num_cpus=cpus,
-        num_gpus=encoder.num_gpus,
-        label_selector=encoder.node_labels or None,
+        **encoder.request.options,
     )
     rows = rows.map(write_shard, fn_kwargs={"plan": plan}, **write)
     for row in rows.iter_rows():

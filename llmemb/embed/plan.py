@@ -5,7 +5,7 @@ from typing import Any
 
 from llmemb import storage
 from llmemb.buckets import num_buckets
-from llmemb.cluster import cpu_threads, has_gpus
+from llmemb.cluster import Request, cpu_threads, has_gpus
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.snapshot import VECTOR_KEYS, Snapshot
@@ -49,6 +49,11 @@ class EncoderPlan:
     def num_gpus(self) -> int:
         """Of one encoder."""
         return self.gpus_per_worker if self.on_gpu else 0
+
+    @property
+    def request(self) -> Request:
+        """What one encoder asks for; beside its GPUs a CPU."""
+        return Request(cpus=1 if self.on_gpu else self.threads, gpus=self.num_gpus, labels=self.node_labels)
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,8 @@ def _actors(load: Callable[[], Scorer], number: int) -> Iterator[list[Any]]:
 
     threads = cluster.cpu_threads(number)
     request = cluster.worker_request(threads)
-    cluster.say_if_waiting("rank", 1, cpus=request["cpus"], gpus=request["gpus"])
-    actor: Any = ray.remote(
-        num_gpus=request["gpus"], num_cpus=request["cpus"], max_restarts=RETRIES, max_task_retries=RETRIES
-    )(Ranker)
+    cluster.say_if_waiting("rank", 1, request)
+    actor: Any = ray.remote(**request.options, max_restarts=RETRIES, max_task_retries=RETRIES)(Ranker)
     actors = [actor.remote(load, threads) for _ in range(number)]
     try:
         yield actors

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from llmemb.cluster import (
     has_gpus,
     own_device,
     run_task,
-    say_if_waiting,
     worker_request,
     worker_threads,
 )
@@ -114,12 +114,11 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float
         device = torch.device("cuda" if on_gpu else "cpu")
         return learn(inputs, folder, info, device=device, tell=progress.to_board(board))
 
-    request: dict[str, Any] = {**worker_request(threads), "labels": labels}
+    request = replace(worker_request(threads, labels), memory=memory)
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
-    check_memory(title, memory, **request)
-    say_if_waiting(title, 1, **request)
+    check_memory(title, request)
     with progress.remote_bar(title, total=1, unit="epochs") as board:
-        seconds: float = run_task(title, work, board, inputs, memory=memory, **request)
+        seconds: float = run_task(title, work, board, inputs, request=request)
     return seconds
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 from llmemb import progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import check_memory, connect, cpu_threads, has_gpus, run_task, train_on_ray, training_workers
+from llmemb.cluster import (
+    Request,
+    check_memory,
+    connect,
+    cpu_threads,
+    has_gpus,
+    run_task,
+    train_on_ray,
+    training_workers,
+)
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, Precision, float32_memory, local_folder
 from llmemb.errors import InputError
@@ -42,8 +51,9 @@ def run_scft(config: ScftConfig) -> None:
         raise InputError(
             f"engine.zero_stage: 0 keeps no float32 copy of what it trains; expected 1, 2 or 3 with {precision}"
         )
-    check_memory("export", memory)
-    _export(config, _train(config, precision), prompts, precision, memory)
+    request = Request(cpus=1, memory=memory)
+    check_memory("export", request)
+    _export(config, _train(config, precision), prompts, precision, request)
     storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
     _tell(config)
 
@@ -89,14 +99,14 @@ def _train(config: ScftConfig, precision: Precision) -> Any:
     return result.checkpoint if validated is None else result.get_best_checkpoint(validated, "max")
 
 
-def _export(config: ScftConfig, checkpoint: Any, prompts: list[str], precision: Precision, memory: int) -> None:
+def _export(config: ScftConfig, checkpoint: Any, prompts: list[str], precision: Precision, request: Request) -> None:
     """Exports on a node of the cluster: the driver's may be too small for the model."""
 
     def export() -> None:
         with checkpoint.as_directory() as folder:
             export_encoder(config, Path(folder), prompts, precision=precision)
 
-    run_task("export", export, cpus=1, memory=memory)
+    run_task("export", export, request=request)
 
 
 def _tell(config: ScftConfig) -> None:

@@ -99,8 +99,8 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     resources: dict[str, float] = {"CPU": ALMOST_NOTHING}
     if alone:
         request = cluster.worker_request(threads, beside_gpu=settings.cpus or 1)
-        cluster.say_if_waiting(f"study: {title}", 1, cpus=request["cpus"], gpus=request["gpus"])
-        resources = {"CPU": request["cpus"], "GPU": request["gpus"]}
+        cluster.say_if_waiting(f"study: {title}", 1, request)
+        resources = request.resources
     storage.remove(storage.join(output, TUNE_FOLDER))
     planned = {config.output: sum(Phases.of(config)) or 1 for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmemb import storage
+from llmemb.cluster import Request
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
@@ -38,18 +39,18 @@ def config(tiny_dataset: str, tiny_encoder: Path) -> RatConfig:
 
 @pytest.mark.slow
 def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, config, tmp_path, monkeypatch, capsys):
-    asked: dict[str, Any] = {}
+    asked: list[Request] = []
     run_task = item_vectors.run_task
 
-    def watched(work: str, function: Any, *arguments: Any, **request: Any) -> Any:
-        asked.update(request)
-        return run_task(work, function, *arguments, **request)
+    def watched(work: str, function: Any, *arguments: Any, request: Request) -> Any:
+        asked.append(request)
+        return run_task(work, function, *arguments, request=request)
 
     monkeypatch.setattr(item_vectors, "run_task", watched)
     monkeypatch.setattr(item_vectors, "float32_memory", lambda num_parameters: 4 * num_parameters)
     assert ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path)) > 0
     num_parameters = EncoderFolder.read(Path(config.base_model or "")).num_parameters
-    assert asked == {"cpus": 1, "gpus": 0, "labels": {"market": "!spot"}, "memory": 4 * num_parameters}
+    assert asked == [Request(cpus=1, memory=4 * num_parameters, labels={"market": "!spot"})]
     assert "rat: SAID's item vectors: 2/2 epochs" in capsys.readouterr().out
     assert read_vectors(str(tmp_path))[1].shape == (40, 8)
 
