@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmemb.cluster import train_on_ray
+from llmemb.compute.training import train_on_ray
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 from llmemb.job import find_input_error, lost_by_cluster, main

@@ -283,7 +283,7 @@ def _work(config: PrepareConfig, sources: Sources, *, on_ray: bool) -> Iterator[
     number = num_buckets(round(sources.content_mib), items_per_bucket=config.execution.bucket_mib)
     with contextlib.ExitStack() as stack:
         if on_ray:
-            from llmemb.cluster import connect
+            from llmemb.compute.connection import connect
 
             connect()
             folder = storage.join(config.output, f"{WORK_FOLDER}-{uuid.uuid4().hex}")

@@ -26,7 +26,7 @@ def run_stage(stage: Stage, tasks: Sequence[Any], *, description: str, on_ray: b
 
 
 def _on_ray(stage: Stage, tasks: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    from llmemb.cluster import quiet_ray_data
+    from llmemb.compute.ray_data import quiet_ray_data
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         return {"index": row["index"], "record": json.dumps(stage(json.loads(row["task"])))}

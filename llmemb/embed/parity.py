@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmemb import vectors
-from llmemb.cluster import Request, check_memory, cpu_threads, run_task
+from llmemb.compute.nodes import cpu_threads
+from llmemb.compute.request import Request
+from llmemb.compute.tasks import check_memory, run_task
 from llmemb.embed.changes import parent_hashes, read_items
 from llmemb.embed.config import ParityConfig
 from llmemb.embed.plan import EncoderPlan, SnapshotPlan

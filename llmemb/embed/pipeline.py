@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import connect, has_gpus, quiet_actor_pools, quiet_ray_data, say_if_waiting
+from llmemb.compute.connection import connect
+from llmemb.compute.devices import has_gpus
+from llmemb.compute.nodes import say_if_waiting
+from llmemb.compute.ray_data import quiet_actor_pools, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.meter import Meter, Stint, describe, total_work

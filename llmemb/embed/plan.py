@@ -5,7 +5,9 @@ from typing import Any
 
 from llmemb import storage
 from llmemb.buckets import num_buckets
-from llmemb.cluster import Request, cpu_threads, has_gpus
+from llmemb.compute.devices import has_gpus
+from llmemb.compute.nodes import cpu_threads
+from llmemb.compute.request import Request
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.snapshot import VECTOR_KEYS, Snapshot

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage, vectors
-from llmemb.cluster import check_gpu
+from llmemb.compute.devices import check_gpu
 from llmemb.embed.changes import Changes, in_bucket, parent_hashes, parent_shards, read_items
 from llmemb.embed.meter import Stint, Work
 from llmemb.embed.plan import EncoderPlan, Parent, SnapshotPlan

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmemb import storage
-from llmemb.cluster import own_device
+from llmemb.compute.devices import own_device
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError

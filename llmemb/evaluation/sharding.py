@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmemb import cluster
+from llmemb.compute.connection import connect
+from llmemb.compute.nodes import cpu_threads, say_if_waiting
+from llmemb.compute.request import worker_request
 from llmemb.data.sequences import Targets
 from llmemb.metrics.ranking import Ranking, Scorer, chunks_of, empty_ranking, rank_targets
 
@@ -53,7 +55,7 @@ def answer(
     import ray
 
     done = 0
-    cluster.connect()
+    connect()
     ranking = empty_ranking(len(question.targets.items), question.depth, sampled=question.candidates is not None)
     blocks = _blocks(question, num_workers * BLOCKS_PER_WORKER)
     waiting = list(blocks.items())
@@ -94,9 +96,9 @@ class Ranker:
 def _actors(load: Callable[[], Scorer], number: int) -> Iterator[list[Any]]:
     import ray
 
-    threads = cluster.cpu_threads(number)
-    request = cluster.worker_request(threads)
-    cluster.say_if_waiting("rank", 1, request)
+    threads = cpu_threads(number)
+    request = worker_request(threads)
+    say_if_waiting("rank", 1, request)
     actor: Any = ray.remote(**request.options, max_restarts=RETRIES, max_task_retries=RETRIES)(Ranker)
     actors = [actor.remote(load, threads) for _ in range(number)]
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmemb import __version__, progress, storage
-from llmemb.cluster import worker_threads
+from llmemb.compute.nodes import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot

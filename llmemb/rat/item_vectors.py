@@ -8,16 +8,11 @@ from typing import Any
 import torch
 
 from llmemb import progress, storage
-from llmemb.cluster import (
-    check_memory,
-    connect,
-    cpu_threads,
-    has_gpus,
-    own_device,
-    run_task,
-    worker_request,
-    worker_threads,
-)
+from llmemb.compute.connection import connect
+from llmemb.compute.devices import has_gpus, own_device
+from llmemb.compute.nodes import cpu_threads, worker_threads
+from llmemb.compute.request import worker_request
+from llmemb.compute.tasks import check_memory, run_task
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder, float32_memory, local_folder
 from llmemb.errors import InputError

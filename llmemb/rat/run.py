@@ -7,7 +7,10 @@ import torch
 
 from llmemb import progress, storage
 from llmemb.artifact import claim, is_finished, recorded_inputs
-from llmemb.cluster import connect, cpu_threads, own_device, train_on_ray, training_workers
+from llmemb.compute.connection import connect
+from llmemb.compute.devices import own_device
+from llmemb.compute.nodes import cpu_threads
+from llmemb.compute.training import train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError

@@ -5,16 +5,12 @@ from typing import Any
 
 from llmemb import progress, storage
 from llmemb.artifact import claim
-from llmemb.cluster import (
-    Request,
-    check_memory,
-    connect,
-    cpu_threads,
-    has_gpus,
-    run_task,
-    train_on_ray,
-    training_workers,
-)
+from llmemb.compute.connection import connect
+from llmemb.compute.devices import has_gpus
+from llmemb.compute.nodes import cpu_threads
+from llmemb.compute.request import Request
+from llmemb.compute.tasks import check_memory, run_task
+from llmemb.compute.training import train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, Precision, float32_memory, local_folder
 from llmemb.errors import InputError

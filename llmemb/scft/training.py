@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmemb import progress, storage
-from llmemb.cluster import worker_threads
+from llmemb.compute.nodes import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
 from llmemb.encoder.torch_engine import load_tokenizer

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 
 from llmemb import storage
-from llmemb.cluster import own_device
+from llmemb.compute.devices import own_device
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from llmemb import cluster, progress, storage
+from llmemb import progress, storage
+from llmemb.compute.connection import connect
+from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
+from llmemb.compute.request import worker_request
 from llmemb.job import find_input_error
 from llmemb.progress import Tell
 from llmemb.rat.config import RatConfig
@@ -89,17 +92,17 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # which ends these trials alone, and the study goes on
     from ray import tune
 
-    cluster.connect()
+    connect()
     uris = [config.output for config in configs]
-    threads = settings.cpus or cluster.cpu_threads(settings.max_concurrent)
+    threads = settings.cpus or cpu_threads(settings.max_concurrent)
     parameters = {config.output: config.model_dump(mode="json") for config in configs}
 
     # A trial of several workers only waits for them, who have resources of their own.
     alone = all(config.num_workers == 1 for config in configs)
     resources: dict[str, float] = {"CPU": ALMOST_NOTHING}
     if alone:
-        request = cluster.worker_request(threads, beside_gpu=settings.cpus or 1)
-        cluster.say_if_waiting(f"study: {title}", 1, request)
+        request = worker_request(threads, beside_gpu=settings.cpus or 1)
+        say_if_waiting(f"study: {title}", 1, request)
         resources = request.resources
     storage.remove(storage.join(output, TUNE_FOLDER))
     planned = {config.output: sum(Phases.of(config)) or 1 for config in configs}
@@ -109,7 +112,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         def train(chosen: dict[str, str]) -> dict[str, str]:
             import torch
 
-            torch.set_num_threads(settings.cpus or cluster.worker_threads(threads))
+            torch.set_num_threads(settings.cpus or worker_threads(threads))
             config = RatConfig.model_validate(parameters[chosen["output"]])
             return _run(config, partial(_tell, board, config.output))
 

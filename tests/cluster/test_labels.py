@@ -16,7 +16,7 @@ ON_TWO_NODES = """
 import json, sys, ray
 from ray._private.state import actors  # the public list of actors wants a dashboard
 from ray.cluster_utils import Cluster
-from llmemb.cluster import train_on_ray, training_workers
+from llmemb.compute.training import train_on_ray, training_workers
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.pipeline import run_embed
 

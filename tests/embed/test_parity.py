@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmemb import cluster
+from llmemb.compute import tasks
 from llmemb.embed import parity, pipeline
 from llmemb.embed.config import EmbedConfig
 from llmemb.embed.pipeline import run_embed
@@ -48,7 +48,7 @@ def test_that_no_node_can_check_the_vectors_is_said_before_any_is_made(
 
     monkeypatch.setattr(pipeline, "_stream", encodes)
     monkeypatch.setattr(parity, "float32_memory", lambda _: 2**45)
-    monkeypatch.setattr(cluster, "NODE_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(tasks, "NODE_WAIT_SECONDS", 0.1)
     config = EmbedConfig.parse(
         {
             "dataset": tiny_dataset,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmemb import storage
-from llmemb.cluster import Request
+from llmemb.compute.request import Request
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError

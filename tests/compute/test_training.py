@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+
+from llmemb.compute.training import COLLECTIVE_TIMEOUT_SECONDS, train_on_ray, training_workers
+from llmemb.errors import InputError
+
+
+@pytest.mark.parametrize("labels", [None, {"market": "!spot"}])
+def test_this_machine_alone_gets_no_other_node_to_train_on(nodes, monkeypatch, capsys, labels):
+    monkeypatch.setenv("LLMEMB_DEVICE", "cpu")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        InputError, match=r"^num_workers: this machine has room for \d+ of 99 workers; expected no more"
+    ):
+        training_workers(99, threads=1, labels=labels)
+    assert training_workers(4, threads=1, labels=labels).num_workers == 4
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start more")
+    assert training_workers(99, threads=1, labels=labels).num_workers == 99
+    assert "training: waits for nodes: there is room for" in capsys.readouterr().out
+
+
+def test_a_worker_that_trains_has_a_gpu_or_its_threads(nodes, monkeypatch):
+    monkeypatch.delenv("LLMEMB_DEVICE", raising=False)
+    scaling = training_workers(2, threads=3)
+    assert (scaling.use_gpu, scaling.resources_per_worker, scaling.label_selector) == (True, {"GPU": 1}, None)
+    monkeypatch.setenv("LLMEMB_DEVICE", "cpu")
+    scaling = training_workers(1, threads=3, labels={"market": "spot"})
+    found = scaling.use_gpu, scaling.resources_per_worker, scaling.label_selector
+    assert found == (False, {"CPU": 3}, {"market": "spot"})
+
+
+def waits_for_the_second_worker(arguments: dict[str, Any]) -> None:
+    import ray.train
+    import torch.distributed as dist
+
+    if ray.train.get_context().get_world_rank() == 1:
+        with (arguments["folder"] / "starts").open("a") as starts:
+            starts.write("start\n")
+        raise arguments["error"]
+    if arguments["waits_in"] == "barrier":
+        dist.barrier()
+    else:
+        ray.train.report({})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "waits_in", "max_failures", "message"),
+    [
+        (InputError("items: what is wrong"), "barrier", 2, "items: what is wrong"),
+        (FloatingPointError("step 3: loss nan"), "report", 0, "training: step 3: loss nan"),
+    ],
+)
+def test_bad_input_on_one_worker_ends_those_that_wait_for_it(
+    ray_local, tmp_path, error, waits_in, max_failures, message
+):
+    with pytest.raises(InputError) as raised:
+        train(waits_for_the_second_worker, tmp_path, max_failures, error=error, waits_in=waits_in)
+    assert str(raised.value) == message
+    assert (tmp_path / "starts").read_text().count("start") == 1
+
+
+def fails_once(arguments: dict[str, Any]) -> None:
+    marker = arguments["folder"] / "failed"
+    if not marker.exists():
+        marker.touch()
+        raise OSError("the store is busy")
+
+
+@pytest.mark.slow
+def test_what_may_pass_is_tried_again(ray_local, tmp_path):
+    train(fails_once, tmp_path, max_failures=2)
+    assert (tmp_path / "failed").exists()
+
+
+def notes_its_timeout(arguments: dict[str, Any]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    backend: Any = dist.group.WORLD._get_backend(torch.device("cpu"))
+    (arguments["folder"] / "timeout").write_text(str(backend.options._timeout.total_seconds()))
+
+
+@pytest.mark.slow
+def test_workers_wait_for_hours_of_serial_work(ray_local, tmp_path):
+    train(notes_its_timeout, tmp_path, max_failures=0)
+    assert float((tmp_path / "timeout").read_text()) == COLLECTIVE_TIMEOUT_SECONDS
+
+
+def train(worker: Any, folder: Path, max_failures: int, **arguments: Any) -> None:
+    train_on_ray(
+        worker,
+        {"folder": folder, **arguments},
+        storage_uri=str(folder),
+        name="record",
+        scaling=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        max_failures=max_failures,
+    )
