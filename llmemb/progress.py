@@ -33,6 +33,23 @@ def within(tell: Tell, *, before: int = 0, after: int = 0) -> Tell:
     return lambda done, total, figures: tell(before + done, before + total + after, figures)
 
 
+class Figure(float):
+    """A number that a progress line shows in a form of its own: ``Figure(0.083, ".1%")`` as ``8.3%``."""
+
+    _form: str
+
+    def __new__(cls, value: float, form: str) -> "Figure":
+        figure = super().__new__(cls, value)
+        figure._form = form
+        return figure
+
+    def __str__(self) -> str:
+        return format(float(self), self._form)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Figure, (float(self), self._form)
+
+
 class Bar:
     """Shows how far a piece of work is; made by :func:`bar`."""
 
@@ -64,7 +81,7 @@ class Bar:
         )
 
     def _json(self, figures: Mapping[str, float | str]) -> str:
-        numbers = {name: telemetry.number(value) for name, value in figures.items()}
+        numbers = {name: None if isinstance(value, str) else float(value) for name, value in figures.items()}
         seconds = round(self._last_line - self._started, 1)
         fields = {"work": self._description, "done": self.done, "total": self._total, "unit": self._unit}
         return logs.line(**fields, seconds=seconds, figures=numbers)
@@ -172,4 +189,4 @@ class _Board:
 
 
 def _show(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.4g}"
+    return str(value) if isinstance(value, str | Figure) else f"{value:,.4g}"

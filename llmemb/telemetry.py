@@ -1,7 +1,6 @@
 """How far running work is, as Ray metrics: Prometheus reads them from the node of the job's driver."""
 
 from collections.abc import Mapping
-from typing import Any
 
 GAUGES = {
     "llmemb_done": ("What a piece of work has done so far, in its own units: items, steps, epochs, users.", ("work",)),
@@ -20,20 +19,11 @@ class Telemetry:
         self._work = {"work": work}
         self._gauges = {name: Gauge(name, meaning, tag_keys=tags) for name, (meaning, tags) in GAUGES.items()}
 
-    def report(self, done: int, total: int | None, figures: Mapping[str, Any]) -> None:
+    def report(self, done: int, total: int | None, figures: Mapping[str, float | str]) -> None:
+        """Tells those of the figures that are numbers."""
         self._gauges["llmemb_done"].set(done, tags=self._work)
         if total is not None:
             self._gauges["llmemb_total"].set(total, tags=self._work)
-        for name, shown in figures.items():
-            value = number(shown)
-            if value is not None:
-                self._gauges["llmemb_figure"].set(value, tags=self._work | {"figure": name})
-
-
-def number(shown: Any) -> float | None:
-    """The value of a figure as a progress line shows it (``0.31``, ``1,234``, ``8.3%``); None of what is no number."""
-    text = str(shown).replace(",", "")
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        return None
+        for name, value in figures.items():
+            if not isinstance(value, str):
+                self._gauges["llmemb_figure"].set(float(value), tags=self._work | {"figure": name})

@@ -6,6 +6,7 @@ import pytest
 
 from llmemb import logs, progress
 from llmemb.errors import InputError
+from llmemb.progress import Figure
 
 
 def test_log_lines_are_json_objects_if_wanted():
@@ -28,9 +29,9 @@ def test_an_exception_stays_on_its_line():
 def test_progress_lines_are_json_objects_if_wanted(monkeypatch, capsys):
     monkeypatch.setenv("LLMEMB_LOG_FORMAT", "json")
     with progress.bar("embed", 2_000, "items") as bar:
-        bar.update(2_000, **{"tokens/s": "1,234", "padding": "8.5%"})
+        bar.update(2_000, **{"tokens/s": Figure(1234.25, ",.0f"), "loss": 0.5, "best": "loss 0.5 at step 3"})
     found = json.loads(capsys.readouterr().out)
-    assert found["figures"] == {"tokens/s": 1234.0, "padding": pytest.approx(0.085)}
+    assert found["figures"] == {"tokens/s": 1234.25, "loss": 0.5, "best": None}
     assert {key: found[key] for key in ("work", "done", "total", "unit")} == {
         "work": "embed",
         "done": 2_000,
@@ -41,8 +42,9 @@ def test_progress_lines_are_json_objects_if_wanted(monkeypatch, capsys):
 
 def test_they_are_for_people_by_default(capsys):
     with progress.bar("embed", 2_000, "items") as bar:
-        bar.update(2_000, **{"tokens/s": "1,234"})
-    assert capsys.readouterr().out == "embed: 2,000/2,000 items, 0 s  tokens/s 1,234\n"
+        bar.update(2_000, **{"tokens/s": Figure(1234.25, ",.0f"), "loss": 0.123456, "best": "loss 0.5 at step 3"})
+    shown = "tokens/s 1,234  loss 0.1235  best loss 0.5 at step 3"
+    assert capsys.readouterr().out == f"embed: 2,000/2,000 items, 0 s  {shown}\n"
 
 
 def test_another_format_is_a_mistake(monkeypatch):

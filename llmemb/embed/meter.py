@@ -1,7 +1,9 @@
 """Watching the encoders: how fast, how busy, how much padding, each and together."""
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from llmemb.progress import Figure
 
 
 class Work(NamedTuple):
@@ -43,18 +45,18 @@ class Meter:
     def tell(self, bucket: int, stint: Stint) -> None:
         self._stints[bucket] = stint
 
-    def read(self) -> tuple[int, int | None, dict[str, Any]]:
+    def read(self) -> tuple[int, int | None, dict[str, float]]:
         """Items done, and figures, for a progress bar."""
         stints = list(self._stints.values())
         total = total_work(stints)
         seconds = time.time() - min((stint.started for stint in stints), default=time.time())
         if not total.items or seconds <= 0:
             return total.items, None, {}
-        figures = {
-            "items/s": f"{total.items / seconds:,.0f}",
-            "tokens/s": f"{total.tokens / seconds:,.0f}",
-            "padding": f"{total.padding_share:.1%}",
-            "busy": f"{total.seconds / seconds / len({stint.encoder for stint in stints}):.0%}",
+        figures: dict[str, float] = {
+            "items/s": Figure(total.items / seconds, ",.0f"),
+            "tokens/s": Figure(total.tokens / seconds, ",.0f"),
+            "padding": Figure(total.padding_share, ".1%"),
+            "busy": Figure(total.seconds / seconds / len({stint.encoder for stint in stints}), ".0%"),
         }
         return total.items, None, figures
 

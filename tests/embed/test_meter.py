@@ -1,5 +1,7 @@
 import time
 
+import pytest
+
 from llmemb.embed.meter import Meter, Stint, Work, describe
 
 FIRST, SECOND = Work(100, 1000, 1250, 8.0), Work(50, 500, 500, 6.0)
@@ -23,5 +25,7 @@ def test_a_bucket_that_is_done_again_counts_once():
     meter.tell(0, Stint("c", now - 10, now, FIRST))
     done, total, figures = meter.read()
     assert (done, total) == (150, None)
-    assert figures["padding"] == "14.3%"
-    assert figures["busy"] == "70%"
+    assert figures["padding"] == 1 - 1500 / 1750
+    assert figures["busy"] == pytest.approx(14 / 10 / 2, rel=0.1)
+    assert {name: str(figures[name]) for name in ("padding", "busy")} == {"padding": "14.3%", "busy": "70%"}
+    assert figures["tokens/s"] == pytest.approx(1500 / 10, rel=0.1)
