@@ -18,7 +18,7 @@ from llmemb.data import attributes, columns
 from llmemb.data.attributes import Kinds
 from llmemb.data.dataset import ITEM_ID
 from llmemb.data.formats import FORMATS, FormatName
-from llmemb.data.interactions import (
+from llmemb.data.parts import (
     MAX_ROWS_PER_FILE,
     PLACE,
     Part,

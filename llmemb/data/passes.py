@@ -34,7 +34,8 @@ from llmemb.data.catalogue import (
 from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import ITEM_ID, ITEM_IDS, TIMESTAMPS, USER_ID
 from llmemb.data.filters import in_core, long_enough, per_user, without_repeats
-from llmemb.data.interactions import MAX_ROWS_PER_FILE, PLACE, InteractionReader, Part, order_names
+from llmemb.data.interactions import InteractionReader, order_names
+from llmemb.data.parts import MAX_ROWS_PER_FILE, PLACE, Part
 from llmemb.data.refusals import Refusals, shorten
 from llmemb.data.sequences import Sequences, Split
 from llmemb.data.spill import Spill, buckets_of, rows_of_bucket

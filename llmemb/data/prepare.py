@@ -26,7 +26,7 @@ from llmemb.data.config import PrepareConfig, TimeCutRule
 from llmemb.data.dataset import DATASET_FILE
 from llmemb.data.files import SourceFile, find_files, fingerprint
 from llmemb.data.formats import FORMATS
-from llmemb.data.interactions import parts_of
+from llmemb.data.parts import parts_of
 from llmemb.data.passes import COUNT, TRAIN_COUNT, Rule, Work
 from llmemb.data.refusals import Refusals
 from llmemb.data.sequences import split_from_info

@@ -305,7 +305,7 @@ def test_handled_layout_needs_its_id_map(tmp_path: Path) -> None:
 
 def test_document_may_be_longer_than_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interactions, catalogue = _llmemb(tmp_path)
-    monkeypatch.setattr("llmemb.data.interactions.MAX_LINE_BYTES", 30)
+    monkeypatch.setattr("llmemb.data.parts.MAX_LINE_BYTES", 30)
     assert sorted(_prepare(tmp_path, "llmemb", interactions, catalogue).item_ids) == ["x", "y"]
 
 
@@ -322,7 +322,7 @@ def test_document_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.
     interactions, catalogue = _llmemb(tmp_path)
     document = json.loads((tmp_path / catalogue).read_text())
     (tmp_path / catalogue).write_text(json.dumps(document, indent=1 if in_lines else None))
-    for module in ("interactions", "records"):
+    for module in ("parts", "records"):
         monkeypatch.setattr(f"llmemb.data.{module}.MAX_DOCUMENT_BYTES", 60)
     with pytest.raises(InputError, match=r"item2attributes\.json: expected one JSON object: longer than"):
         _prepare(tmp_path, "llmemb", interactions, catalogue)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from llmemb.data.config import PrepareConfig
 from llmemb.data.dataset import Dataset
 from llmemb.data.files import find_files
-from llmemb.data.interactions import InteractionReader, parts_of
+from llmemb.data.interactions import InteractionReader
+from llmemb.data.parts import parts_of
 from llmemb.data.passes import Work, count_items, shuffled_catalogue, spill_items
 from llmemb.data.prepare import run_prepare
 from llmemb.data.refusals import Refusals
