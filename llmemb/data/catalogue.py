@@ -77,7 +77,7 @@ class CatalogueReader:
         layout = FORMATS[self.format]
         syntax = syntax_of(layout.items, part.file)
         for chunk in read_records(part.file, syntax, self.refusals):
-            clashes: columns.Refusals = {}
+            clashes: columns.Reasons = {}
             if isinstance(syntax, Delimited):
                 check_column(self.item_id, list(chunk[0][1]), part.file.uri)
                 _check_name(self.item_id, chunk[0][1], part.file.uri)
@@ -105,11 +105,7 @@ class CatalogueReader:
         """
         texts, refused = columns.id_texts(ids, self.item_id, part.file.uri)
         refused |= unusable or {}
-        self.refusals.rows += len(rows)
-        for index, reason in sorted(refused.items()):
-            self.refusals.add(part.file.uri, rows[index], reason)
-        usable = np.ones(len(rows), dtype=bool)
-        usable[list(refused)] = False
+        usable = self.refusals.sift(part.file.uri, rows, refused)
         places = np.asarray(rows, dtype=np.int64) + part.index * MAX_ROWS_PER_FILE
         return pl.DataFrame({ITEM_ID: texts, PLACE: places}).filter(usable), usable
 

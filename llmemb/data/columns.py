@@ -14,8 +14,8 @@ import polars as pl
 
 from llmemb.errors import InputError
 
-Refusals = dict[int, str]
-"""Reasons by the row's index in the column."""
+Reasons = dict[int, str]
+"""Why rows are refused, by the row's index in the column."""
 MAX_ID_BYTES = 1024
 DATES = range(1900_01_01, 2100_12_32)
 """As numbers, YYYYMMDD. As seconds they are some days of 1970."""
@@ -23,13 +23,13 @@ FIRST_SECOND, LAST_SECOND = 0, 4_102_444_800  # 1970 to 2099: what lies outside 
 MAX_INT = 2**63
 
 
-def id_texts(values: Sequence[Any] | pl.Series, name: str, where: str) -> tuple[pl.Series, Refusals]:
+def id_texts(values: Sequence[Any] | pl.Series, name: str, where: str) -> tuple[pl.Series, Reasons]:
     """Ids as text, digit for digit: ``007`` stays ``007``; text or whole numbers, not empty, at most 1 KiB.
 
     Raises:
         InputError: a typed column that is neither.
     """
-    refused: Refusals = {}
+    refused: Reasons = {}
     if isinstance(values, pl.Series):
         if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
             raise InputError(f"{where}: column {name!r} holds {values.dtype}: expected text or whole numbers as ids")
@@ -43,7 +43,7 @@ def id_texts(values: Sequence[Any] | pl.Series, name: str, where: str) -> tuple[
     return texts, refused
 
 
-def numbers(values: Sequence[Any] | pl.Series, name: str, where: str, *, units: int = 1) -> tuple[pl.Series, Refusals]:
+def numbers(values: Sequence[Any] | pl.Series, name: str, where: str, *, units: int = 1) -> tuple[pl.Series, Reasons]:
     """Numbers as they are (Int64, or Float64 where any has a fraction), dates and times as seconds since 1970 in UTC.
 
     Text may hold either. A value that is missing is null and refused as such.
@@ -54,7 +54,7 @@ def numbers(values: Sequence[Any] | pl.Series, name: str, where: str, *, units: 
     Raises:
         InputError: a typed column that is neither.
     """
-    refused: Refusals = {}
+    refused: Reasons = {}
     reason = f"{name} is not a number, a date or a time"
     if isinstance(values, pl.Series) and values.dtype not in (pl.String, pl.Null):
         if not (values.dtype.is_numeric() or values.dtype in (pl.Date, pl.Datetime)):
@@ -75,9 +75,9 @@ def numbers(values: Sequence[Any] | pl.Series, name: str, where: str, *, units: 
     return converted, refused
 
 
-def refuse_odd_times(seconds: pl.Series, name: str) -> Refusals:
+def refuse_odd_times(seconds: pl.Series, name: str) -> Reasons:
     """Reasons against times before 1970 or after 2099 and against dates in digits; the missing are none."""
-    refused: Refusals = {}
+    refused: Reasons = {}
     _refuse(refused, (seconds < FIRST_SECOND).fill_null(False), f"{name} before 1970")
     too_late = (seconds >= LAST_SECOND).fill_null(False)
     _refuse(refused, too_late, f"{name} after 2099: are these seconds (columns.timestamp_unit)?")
@@ -113,7 +113,7 @@ def _whole_numbers(values: Sequence[Any]) -> pl.Series | None:
 
 def _convert(
     values: Sequence[Any], dtype: type[pl.DataType], one: Callable[[Any], Any], reason: str
-) -> tuple[pl.Series, Refusals]:
+) -> tuple[pl.Series, Reasons]:
     try:
         return pl.Series(values, dtype=dtype, strict=True), {}
     except (TypeError, pl.exceptions.PolarsError, OverflowError, UnicodeEncodeError):
@@ -121,7 +121,7 @@ def _convert(
         return pl.Series(found, dtype=dtype, strict=True), refused
 
 
-def _convert_one_by_one(values: Sequence[Any], one: Callable[[Any], Any], reason: str) -> tuple[list[Any], Refusals]:
+def _convert_one_by_one(values: Sequence[Any], one: Callable[[Any], Any], reason: str) -> tuple[list[Any], Reasons]:
     found, refused = [], {}
     for row, value in enumerate(values):
         try:
@@ -169,7 +169,7 @@ def _finite(value: int | float) -> int | float:
     return value
 
 
-def _refuse(refused: Refusals, mask: pl.Series, reason: str) -> None:
+def _refuse(refused: Reasons, mask: pl.Series, reason: str) -> None:
     """Adds a reason for the rows of a mask that have none yet."""
     for row in mask.arg_true().to_list():
         refused.setdefault(row, reason)

@@ -107,7 +107,7 @@ class InteractionReader:
         """One chunk's usable rows; ``rows`` are their numbers in the file, ``places`` what orders them there."""
         names, where = self.columns, part.file.uri
         frame: dict[str, pl.Series] = {}
-        refused: columns.Refusals = {}
+        refused: columns.Reasons = {}
         for ours, theirs in ((USER_ID, names.user_id), (ITEM_ID, names.item_id)):
             frame[ours], bad = columns.id_texts(raw[theirs], theirs, where)
             refused = bad | refused
@@ -120,11 +120,7 @@ class InteractionReader:
                 bad = columns.refuse_odd_times(frame[ours], theirs) | bad
                 frame[ours] = frame[ours].floor().cast(pl.Int64, strict=False)  # null is refused: 2**63 is after 2099
             refused = bad | refused
-        self.refusals.rows += len(rows)
-        for index, reason in sorted(refused.items()):
-            self.refusals.add(where, rows[index], reason)
-        usable = np.ones(len(rows), dtype=bool)
-        usable[list(refused)] = False
+        usable = self.refusals.sift(where, rows, refused)
         frame[PLACE] = pl.Series(places + part.index * MAX_ROWS_PER_FILE)
         return self._filtered(pl.DataFrame(frame).filter(usable))
 

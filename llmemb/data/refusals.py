@@ -1,9 +1,12 @@
 """What could not be used of a source: how many rows, for which reasons, and a few of them by file and row."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmemb.errors import InputError
 
@@ -40,6 +43,20 @@ class Refusals:
         for row in rows[:EXAMPLES_PER_REASON]:
             self.add(file, row, reason)
         self.counts[reason] += max(0, len(rows) - EXAMPLES_PER_REASON)
+
+    def sift(self, file: str, rows: Sequence[int], reasons: Mapping[int, str]) -> NDArray[np.bool_]:
+        """Counts rows, and refuses those against which there is a reason; bool ``[rows]``, which can be used.
+
+        Args:
+            rows: Their numbers in the file.
+            reasons: By index among these rows.
+        """
+        self.rows += len(rows)
+        for index, reason in sorted(reasons.items()):
+            self.add(file, rows[index], reason)
+        usable = np.ones(len(rows), dtype=bool)
+        usable[list(reasons)] = False
+        return usable
 
     @classmethod
     def merge(cls, parts: Iterable[dict[str, Any]]) -> Self:
