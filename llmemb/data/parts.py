@@ -1,6 +1,6 @@
 """Parts of a source and their rows: batches of Parquet, records of text; what every table is read through."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,6 @@ class Part:
     index: int
     row_groups: tuple[int, ...] | None = None
     first_row: int = 0
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Part":
-        groups = value["row_groups"]
-        return cls(
-            SourceFile(**value["file"]), value["index"], None if groups is None else tuple(groups), value["first_row"]
-        )
 
 
 def parts_of(files: Sequence[SourceFile], *, bytes_per_part: int) -> list[Part]:

@@ -54,14 +54,13 @@ class Work:
 
     Attributes:
         folder: This run's own.
-        num_item_buckets, num_user_buckets: Powers of two.
+        num_buckets: Of items and of users each; a power of two.
         ids: The files of the catalogue's ids, once they are written.
     """
 
     folder: str
     config: PrepareConfig
-    num_item_buckets: int
-    num_user_buckets: int
+    num_buckets: int
     ids: tuple[str, ...] = ()
 
     def file(self, name: str) -> str:
@@ -73,11 +72,11 @@ class Work:
 
     @property
     def items(self) -> Spill:
-        return Spill(self.file("items"), self.num_item_buckets)
+        return Spill(self.file("items"), self.num_buckets)
 
     @property
     def interactions(self) -> Spill:
-        return Spill(self.file("interactions"), self.num_user_buckets)
+        return Spill(self.file("interactions"), self.num_buckets)
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,12 @@ class Rule:
     min_sequence_length: int = 1
 
 
-def spill_items(part: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def spill_items(number: int, parts: Sequence[Part], work: Work) -> dict[str, Any]:
     """A part of the catalogue's files → rows by bucket of their item."""
+    part = parts[number]
     reader = CatalogueReader(work.config.format, work.config.catalogue_item_id)
-    prefix = f"{part['index']:05d}-{part['first_row']:015d}"
     names = [
-        work.items.write(f"{prefix}-{number:05d}.arrow", frame, ITEM_ID)
-        for number, frame in enumerate(reader.frames(Part.from_json(part)))
+        work.items.write(_frame_name(part, index), frame, ITEM_ID) for index, frame in enumerate(reader.frames(part))
     ]
     return {
         "names": names,
@@ -134,7 +132,7 @@ def count_items(bucket: int, shuffle: CatalogueShuffle, files: Sequence[str]) ->
 
 def write_ids(file: int, shuffle: CatalogueShuffle, num_files: int, work: Work) -> dict[str, Any]:
     """The ids that an item file will hold, in its order."""
-    buckets = overlapping(file, num_files, work.num_item_buckets)
+    buckets = overlapping(file, num_files, work.num_buckets)
     ids = rows_of_bucket(shuffle.ids(buckets).select(ITEM_ID), ITEM_ID, file, num_files).unique().sort(ITEM_ID)
     return storage.write_table(work.file(f"ids/part-{file:05d}.parquet"), ids.to_arrow())
 
@@ -151,26 +149,29 @@ def write_items(file: int, shuffle: CatalogueShuffle, num_files: int, work: Work
     return storage.write_table(storage.join(work.config.output, "items", f"part-{file:05d}.parquet"), table)
 
 
-def spill_interactions(part: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def spill_interactions(number: int, parts: Sequence[Part], work: Work) -> dict[str, Any]:
     """A part of the interactions' files → rows by bucket of their user, items as codes; unknown ones left out."""
-    codes = item_codes(work.ids)
+    part, codes = parts[number], item_codes(work.ids)
     reader = InteractionReader(work.config.format, work.config.interaction_columns)
-    prefix = f"{part['index']:05d}-{part['first_row']:015d}"
     names: list[str] = []
     dropped, unknown = Counter[str](), list[str]()
-    for number, frame in enumerate(reader.frames(Part.from_json(part))):
+    for index, frame in enumerate(reader.frames(part)):
         coded = frame.join(codes, on=ITEM_ID, how="left", maintain_order="left")
         known = coded.filter(pl.col(ITEM).is_not_null()).drop(ITEM_ID)
         dropped["unknown_item"] += coded.height - known.height
         if not unknown and known.height < coded.height:
             unknown = coded.filter(pl.col(ITEM).is_null())[ITEM_ID].head(1).to_list()
-        names.append(work.interactions.write(f"{prefix}-{number:05d}.arrow", known, USER_ID))
+        names.append(work.interactions.write(_frame_name(part, index), known, USER_ID))
     return {
         "names": names,
         "refusals": reader.refusals.to_json(),
         "dropped": dict(reader.dropped + dropped),
         "unknown": unknown,
     }
+
+
+def _frame_name(part: Part, index: int) -> str:
+    return f"{part.index:05d}-{part.first_row:015d}-{index:05d}.arrow"
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,7 +223,7 @@ def tally(bucket: int, rule: Rule, work: Work) -> dict[str, Any]:
 
 def write_sequences(file: int, rule: Rule, split: Split, num_files: int, work: Work) -> dict[str, Any]:
     """A file of sequences: one row per user, sorted by id. What is trained on of each item goes to the work folder."""
-    buckets = overlapping(file, num_files, work.num_user_buckets)
+    buckets = overlapping(file, num_files, work.num_buckets)
     table = pa.concat_tables([_kept_sequences(bucket, file, num_files, rule, work) for bucket in buckets])
     table = table.take(pc.sort_indices(table, [(USER_ID, "ascending")]))
     sequences = _sequences(table)
@@ -278,7 +279,7 @@ def _sequences_file(work: Work, bucket: int) -> str:
 def _kept_sequences(bucket: int, file: int, num_files: int, rule: Rule, work: Work) -> pa.Table:
     """What a rule keeps of a bucket's users who belong in a file."""
     table = storage.read_table(_sequences_file(work, bucket))
-    if num_files > work.num_user_buckets:
+    if num_files > work.num_buckets:
         users = pl.Series(pl.from_arrow(table.column(USER_ID)))
         table = table.filter(pa.array(buckets_of(users, num_files) == file))
     whole = _sequences(table)

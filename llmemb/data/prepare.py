@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -33,8 +33,8 @@ from llmemb.data.sequences import split_from_info
 from llmemb.data.stages import Stage, run_stage
 from llmemb.errors import InputError
 
-Run = Callable[[Stage, Sequence[Any], str], list[dict[str, Any]]]
-"""A stage, its tasks, what it is called: the records."""
+Run = Callable[[Stage, int, str], list[dict[str, Any]]]
+"""A stage, its number of tasks, what it is called: the records."""
 FORMAT_VERSION = 1
 WORK_FOLDER = "_work"
 """With a number of its own for each run."""
@@ -114,8 +114,8 @@ def run_prepare(config: PrepareConfig) -> None:
 def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool) -> None:
     config = work.config
 
-    def run(stage: Stage, tasks: Sequence[Any], description: str) -> list[dict[str, Any]]:
-        return run_stage(stage, tasks, description=description, on_ray=on_ray)
+    def run(stage: Stage, num_tasks: int, description: str) -> list[dict[str, Any]]:
+        return run_stage(stage, num_tasks, description=description, on_ray=on_ray)
 
     catalogue = _read_catalogue(work, sources, run)
     work = replace(work, ids=catalogue.ids)
@@ -123,7 +123,7 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
     split = _split(config, kept)
     artifact.claim(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE)
     stage: Stage = partial(passes.write_items, shuffle=catalogue.shuffle, num_files=catalogue.num_files, work=work)
-    files = {"items": run(stage, range(catalogue.num_files), "write items")}
+    files = {"items": run(stage, catalogue.num_files, "write items")}
     num_user_files = max(
         num_buckets(kept.num_users, items_per_bucket=config.storage.users_per_file),
         num_buckets(kept.num_interactions, items_per_bucket=INTERACTIONS_PER_FILE),
@@ -131,7 +131,7 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
     stage = partial(
         passes.write_sequences, rule=kept.rule, split=split_from_info(split), num_files=num_user_files, work=work
     )
-    files["sequences"] = run(stage, range(num_user_files), "write sequences")
+    files["sequences"] = run(stage, num_user_files, "write sequences")
     info = _info(work, catalogue, kept, split=split, files=files, inputs=inputs)
     storage.write_json(storage.join(config.output, DATASET_FILE), info)
 
@@ -140,13 +140,13 @@ def _read_catalogue(work: Work, sources: Sources, run: Run) -> Catalogue:
     """Reads the items and tells them apart; of each that occurs again only the first row counts."""
     config = work.config
     parts = parts_of(sources.items, bytes_per_part=config.execution.bucket_mib * MIB)
-    records = run(partial(passes.spill_items, work=work), list(map(asdict, parts)), "read items")
+    records = run(partial(passes.spill_items, parts=parts, work=work), len(parts), "read items")
     shuffle = passes.shuffled_catalogue(records, work)
     counts = []
     if shuffle.names:
         files = [file.uri for file in sources.items]
         stage = partial(passes.count_items, shuffle=shuffle, files=files)
-        counts = run(stage, range(work.num_item_buckets), "count items")
+        counts = run(stage, work.num_buckets, "count items")
     refusals = Refusals.merge(record["refusals"] for record in [*records, *counts])
     if not refusals.rows:
         raise InputError(f"items: {config.items}: an empty catalogue; expected one row per item")
@@ -158,14 +158,14 @@ def _read_catalogue(work: Work, sources: Sources, run: Run) -> Catalogue:
         num_items, items_per_bucket=config.storage.items_per_file, at_least=config.storage.min_item_files
     )
     stage = partial(passes.write_ids, shuffle=shuffle, num_files=number, work=work)
-    ids = work.files("ids", run(stage, range(number), "number items"))
+    ids = work.files("ids", run(stage, number, "number items"))
     return Catalogue(shuffle, num_items, number, tuple(ids), refusals)
 
 
 def _read_interactions(work: Work, sources: Sources, num_items: int, run: Run) -> Kept:
     config = work.config
     parts = parts_of(sources.interactions, bytes_per_part=config.execution.bucket_mib * MIB)
-    records = run(partial(passes.spill_interactions, work=work), list(map(asdict, parts)), "read interactions")
+    records = run(partial(passes.spill_interactions, parts=parts, work=work), len(parts), "read interactions")
     refusals = Refusals.merge(record["refusals"] for record in records)
     if not refusals.rows:
         raise InputError(f"interactions: {config.interactions}: no interactions; expected one row per interaction")
@@ -177,8 +177,7 @@ def _read_interactions(work: Work, sources: Sources, num_items: int, run: Run) -
     names = [name for record in records for name in record["names"]]
     if not names:
         raise InputError(f"interactions: {config.interactions}: none of its {refusals.rows:,} rows can be used")
-    buckets = range(work.num_user_buckets)
-    sorts = run(partial(passes.sort_users, names=names, work=work), buckets, "sort interactions")
+    sorts = run(partial(passes.sort_users, names=names, work=work), work.num_buckets, "sort interactions")
     dropped["repeat"] = _sum(sorts, "repeats")
     rule, tallies = _survivors(work, num_items, run)
     dropped["below_k_core"], dropped["too_short"] = _sum(tallies, "below_core"), _sum(tallies, "too_short")
@@ -212,11 +211,11 @@ def _survivors(work: Work, num_items: int, run: Run) -> tuple[Rule, list[dict[st
 
     To the fixed point: items that too few kept interactions name fall, and then it is counted again, until none falls.
     """
-    filters, buckets = work.config.filters, range(work.num_user_buckets)
+    filters = work.config.filters
     rounds = itertools.count(1)
 
     def count(rule: Rule) -> tuple[list[dict[str, Any]], NDArray[np.bool_]]:
-        tallies = run(partial(passes.tally, rule=rule, work=work), buckets, f"filter, round {next(rounds)}")
+        tallies = run(partial(passes.tally, rule=rule, work=work), work.num_buckets, f"filter, round {next(rounds)}")
         counts = passes.add_up(work.files("tallies", tallies), COUNT, num_items)
         return tallies, (counts >= filters.min_item_interactions) | (counts == 0)
 
@@ -290,7 +289,7 @@ def _work(config: PrepareConfig, sources: Sources, *, on_ray: bool) -> Iterator[
             stack.callback(storage.remove, folder)
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmemb-prepare-"))
-        yield Work(folder, config, number, number)
+        yield Work(folder, config, number)
 
 
 def _remove_leftovers(output: str) -> None:

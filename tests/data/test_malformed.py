@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def test_every_row_is_used_or_counted(tmp_path_factory: pytest.TempPathFactory, 
     assert {("u", "a"), ("u", "b"), ("w", "007")} <= set(frame.select("user_id", "item_id").iter_rows())
 
     (part,) = parts_of(find_files(work.config.items, []), bytes_per_part=2**20)
-    record = spill_items(asdict(part), work)
+    record = spill_items(0, [part], work)
     shuffle = shuffled_catalogue([record], work)
     again = count_items(0, shuffle, [work.config.items])
     refusals = Refusals.merge([record["refusals"], again["refusals"]])
@@ -194,7 +194,7 @@ def _work(folder: Path, format_name: str, layout: Layout, interactions: list[byt
         "filters": {"min_user_interactions": 0},
         "refused_rows": {"max_share": 1.0},
     }
-    return Work(str(folder / "work"), PrepareConfig.model_validate(values), 1, 1)
+    return Work(str(folder / "work"), PrepareConfig.model_validate(values), 1)
 
 
 def _prepare(folder: Path, format_name: str, layout: Layout, interactions: list[bytes], items: list[bytes]) -> Dataset:

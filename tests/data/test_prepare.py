@@ -555,8 +555,8 @@ def test_new_catalogue_in_the_same_place_is_not_mistaken_for_the_old(tables: Tab
 def test_lost_work_file_is_an_error(tables: Tables, monkeypatch: pytest.MonkeyPatch, after: str, folder: str) -> None:
     run_stage = prepare.run_stage
 
-    def loses_one(stage: Any, tasks: Any, *, description: str, on_ray: bool) -> Any:
-        records = run_stage(stage, tasks, description=description, on_ray=on_ray)
+    def loses_one(stage: Any, num_tasks: int, *, description: str, on_ray: bool) -> Any:
+        records = run_stage(stage, num_tasks, description=description, on_ray=on_ray)
         if description == after:
             storage.remove(storage.list_files(stage.keywords["work"].file(folder))[0])
         return records
