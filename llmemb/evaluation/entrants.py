@@ -17,6 +17,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation.baselines import ContentAlone, Popularity, TextSimilarity
 from llmemb.evaluation.translated import Translated
 from llmemb.metrics.ranking import Scorer
+from llmemb.rat.config import FusionConfig
 from llmemb.rat.inputs import load_embeddings
 from llmemb.rat.recommender import Recommender, read_info, recipe
 from llmemb.rat.scaling import content_of
@@ -48,6 +49,23 @@ class Entrant:
     label: str
     kind: Kind
     runs: tuple[Run, ...]
+
+
+def baseline_entrants(
+    dataset: Dataset, snapshot: Snapshot | None, *, last_items: int, fusion: FusionConfig
+) -> list[Entrant]:
+    """Popularity, and where there are embeddings the likeness of texts.
+
+    Args:
+        last_items: Of a history, for the cosine with them.
+        fusion: How content by itself is scored.
+    """
+    entrants = [popularity_entrant(dataset)]
+    if snapshot is not None:
+        entrants.append(text_similarity_entrant(snapshot, dataset, last_items=last_items))
+        decay, repeats = fusion.content_decay, fusion.repeats
+        entrants.append(content_entrant(snapshot, dataset, decay=decay, repeats=repeats))
+    return entrants
 
 
 def popularity_entrant(dataset: Dataset) -> Entrant:

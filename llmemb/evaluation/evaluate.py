@@ -2,12 +2,9 @@
 
 import functools
 import os
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,26 +12,25 @@ import sklearn
 import torch
 from numpy.typing import NDArray
 
-import llmemb
 from llmemb import artifact, progress, storage
 from llmemb.data.dataset import Dataset
 from llmemb.data.source import read_source
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation import catalogue, embedding_map, examples, imported, report, stored
-from llmemb.evaluation.candidates import CANDIDATES_FILE, draw_candidates, write_candidates
+from llmemb.evaluation.candidates import CANDIDATES_FILE, write_candidates
 from llmemb.evaluation.config import HEADLINE_K, EvaluateConfig, ImportedRanking
 from llmemb.evaluation.entrants import (
     Entrant,
     Run,
-    content_entrant,
+    baseline_entrants,
     item_embeddings,
-    popularity_entrant,
     recommender_entrants,
-    text_similarity_entrant,
 )
+from llmemb.evaluation.provenance import dataset_facts, dataset_name, provenance
+from llmemb.evaluation.question import Question, draw_question
 from llmemb.evaluation.results import comparisons, list_figures, rank_figures
-from llmemb.evaluation.sharding import Question, answer
+from llmemb.evaluation.sharding import answer
 from llmemb.metrics.measure import metric_names
 from llmemb.metrics.ranking import Ranking
 from llmemb.metrics.slices import Slice, popularity_groups, slices_of
@@ -97,11 +93,9 @@ def run_evaluate(config: EvaluateConfig) -> None:
 
 def find_entrants(config: EvaluateConfig, dataset: Dataset, snapshot: Snapshot | None) -> list[Entrant]:
     """All that the config names, baselines first; InputError where one is missing or does not belong to the dataset."""
-    entrants = [popularity_entrant(dataset)]
     recommenders = recommender_entrants(config.models, dataset, across_datasets=config.across_datasets)
-    if snapshot is not None:
-        entrants.append(text_similarity_entrant(snapshot, dataset, last_items=config.text_similarity.last_items))
-        entrants.append(content_entrant(snapshot, dataset, decay=FusionConfig().content_decay))
+    last_items = config.text_similarity.last_items
+    entrants = baseline_entrants(dataset, snapshot, last_items=last_items, fusion=FusionConfig())
     entrants += recommenders
     entrants += [_imported_entrant(ranking) for ranking in config.rankings]
     repeated = [label for label, number in Counter(entrant.label for entrant in entrants).items() if number > 1]
@@ -115,18 +109,11 @@ def prepare(
     config: EvaluateConfig, dataset: Dataset, entrants: Sequence[Entrant], snapshot: Snapshot | None
 ) -> Comparison:
     """Draws the candidates, and reads everything but the models; InputError where something does not fit."""
-    targets = dataset.test() if config.split == "test" else dataset.validation()
-    if not len(targets.items):
-        raise InputError(f"dataset: {dataset.uri}: no user has a {config.split} target after a history")
-    candidates = None
-    if config.sampled is not None:
-        drawing = config.sampled.model_dump()
-        candidates = draw_candidates(targets, dataset.popularity, seed=config.seed, **drawing)
-    question = Question(targets, dataset.num_items, min(max(config.ks), dataset.num_items), candidates)
+    question = draw_question(dataset, config.split, sampled=config.sampled, seed=config.seed, depth=max(config.ks))
     rankings = {
         run.fingerprint: imported.read_ranking(
             str(run.uri),
-            targets,
+            question.targets,
             user_ids=dataset.user_ids,
             item_ids=dataset.item_ids,
             depth=question.depth,
@@ -275,12 +262,8 @@ def _facts(comparison: Comparison, slices: Sequence[Slice]) -> dict[str, Any]:
     policy = dataset.split_policy
     return {
         "dataset": {
-            "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
-            "uri": dataset.uri,
-            "fingerprint": dataset.fingerprint,
-            "num_items": dataset.num_items,
-            "num_users": len(dataset.sequences),
-            "num_interactions": int(dataset.sequences.lengths.sum()),
+            "name": dataset_name(dataset),
+            **dataset_facts(dataset),
             "num_train_interactions": int(dataset.train.lengths.sum()),
             "info": {key: value for key, value in dataset.info.items() if key != "files"},
         },
@@ -295,12 +278,11 @@ def _facts(comparison: Comparison, slices: Sequence[Slice]) -> dict[str, Any]:
             "protocols": _protocols(config),
         },
         "slices": [part.info for part in slices],
-        "provenance": {
-            "command": shlex.join(["python", *sys.argv]),
-            "config": config.model_dump(mode="json"),
-            "embeddings": comparison.snapshot.fingerprint if comparison.snapshot else None,
-            "versions": {"llmemb": llmemb.__version__, "torch": torch.__version__, "scikit-learn": sklearn.__version__},
-        },
+        "provenance": provenance(
+            config,
+            embeddings=comparison.snapshot.fingerprint if comparison.snapshot else None,
+            versions={"scikit-learn": sklearn.__version__},
+        ),
     }
 
 

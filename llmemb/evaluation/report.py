@@ -203,6 +203,11 @@ def _print(title: str, results: Mapping[str, Any], columns: Sequence[Columns]) -
             shown = [f"[bold]{cell.text}[/]" if cell.best else cell.text + cell.mark for cell in column.rows[number]]
             cells.append(" / ".join(shown))
         table.add_row(escape(model["label"]), *cells)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """On the terminal."""
     console = Console()
     # A log has no width of its own, and a table cut to rich's default of 80 is hard to read.
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,30 +11,11 @@ from numpy.typing import NDArray
 from llmemb.compute.connection import connect
 from llmemb.compute.nodes import cpu_threads, say_if_waiting
 from llmemb.compute.request import worker_request
-from llmemb.data.sequences import Targets
+from llmemb.evaluation.question import Question
 from llmemb.metrics.ranking import Ranking, Scorer, chunks_of, empty_ranking, rank_targets
 
 BLOCKS_PER_WORKER = 8
 RETRIES = 3
-
-
-@dataclass(frozen=True)
-class Question:
-    """What every entrant is asked.
-
-    Attributes:
-        depth: How many of the first items are kept.
-        candidates: int32 ``[queries, negatives]`` of the sampled protocol, or None.
-    """
-
-    targets: Targets
-    num_items: int
-    depth: int
-    candidates: NDArray[np.int32] | None = None
-
-    def take(self, queries: NDArray[np.int64]) -> "Question":
-        candidates = None if self.candidates is None else self.candidates[queries]
-        return Question(self.targets.take(queries), self.num_items, self.depth, candidates)
 
 
 def answer(

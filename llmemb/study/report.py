@@ -1,26 +1,21 @@
 """What a study leaves: tables in three formats, pictures, one page, and every figure in ``study.json``."""
 
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, product
-from pathlib import PurePosixPath
 from typing import Any
 
-import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-import llmemb
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot, latest_id
 from llmemb.evaluation import embedding_map, figures
 from llmemb.evaluation.config import HEADLINE_K
-from llmemb.evaluation.report import LOG_WIDTH, templates
+from llmemb.evaluation.provenance import dataset_facts, dataset_name, provenance
+from llmemb.evaluation.report import print_table, templates
 from llmemb.metrics.slices import popularity_groups
 from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import read_item_embeddings
@@ -200,12 +195,12 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
         for backbone, group in results.methods.items()
     }
     return {
-        "name": "/".join(PurePosixPath(dataset.uri).parts[-2:]),
+        "name": dataset_name(dataset),
         "backbones": list(results.methods),
         "num_recommenders": len({uri for _, _, group in named for model in group["models"] for uri in model["runs"]}),
         "seeds": config.seeds,
         "details": distinct_labels(config.backbones)[config.for_details],
-        "dataset": _facts(dataset),
+        "dataset": dataset_facts(dataset) | {"num_queries": len(dataset.test().items)},
         "long_tail": long_tail,
         "sensitivity_picture": study_figures.sensitivity(results.sensitivity) if results.sensitivity else None,
         "panels": figures.map_panels(maps, maps.popularity, seed=config.seed) if maps else [],
@@ -214,22 +209,7 @@ def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset
         "popularity_names": figures.POPULARITY_NAMES,
         "popularity_colors": [figures.group_colors(theme) for theme in (figures.LIGHT, figures.DARK)],
         "category_colors": figures.CATEGORY_COLORS,
-        "provenance": {
-            "command": shlex.join(["python", *sys.argv]),
-            "config": config.model_dump(mode="json"),
-            "versions": {"llmemb": llmemb.__version__, "torch": torch.__version__},
-        },
-    }
-
-
-def _facts(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "uri": dataset.uri,
-        "fingerprint": dataset.fingerprint,
-        "num_items": dataset.num_items,
-        "num_users": len(dataset.sequences),
-        "num_interactions": int(dataset.sequences.lengths.sum()),
-        "num_queries": len(dataset.test().items),
+        "provenance": provenance(config),
     }
 
 
@@ -251,5 +231,4 @@ def _print(table: tables.Table) -> None:
             shown.add_row(f"[italic]{escape(title)}[/]")
         for row in rows:
             shown.add_row(*[f"[bold]{escape(cell.text)}[/]" if cell.bold else escape(cell.text) for cell in row])
-    console = Console()
-    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
+    print_table(shown)

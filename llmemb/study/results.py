@@ -10,16 +10,11 @@ from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation import stored
-from llmemb.evaluation.candidates import draw_candidates
 from llmemb.evaluation.config import HEADLINE_K
-from llmemb.evaluation.entrants import (
-    content_entrant,
-    load_recommender,
-    popularity_entrant,
-    text_similarity_entrant,
-)
+from llmemb.evaluation.entrants import baseline_entrants, load_recommender
+from llmemb.evaluation.question import draw_question
 from llmemb.evaluation.results import comparisons, rank_figures
-from llmemb.evaluation.sharding import Question, answer
+from llmemb.evaluation.sharding import answer
 from llmemb.metrics.ranking import Ranking, Scorer
 from llmemb.metrics.slices import Slice, slices_of
 from llmemb.rat.config import FusionConfig
@@ -60,26 +55,16 @@ class Measure:
 
     def __init__(self, config: StudyConfig, dataset: Dataset) -> None:
         self._config, self._dataset = config, dataset
-        targets = dataset.test()
-        if not len(targets.items):
-            raise InputError(f"dataset: {dataset.uri}: no user has a test target after a history")
-        candidates = None
-        if config.sampled is not None:
-            drawing = config.sampled.model_dump()
-            candidates = draw_candidates(targets, dataset.popularity, seed=config.seed, **drawing)
-        self._question = Question(targets, dataset.num_items, depth=0, candidates=candidates)  # no figure is of lists
-        self.slices: list[Slice] = slices_of(dataset.popularity, targets)
+        sampled, seed = config.sampled, config.seed
+        self._question = draw_question(dataset, "test", sampled=sampled, seed=seed, depth=0)  # no figure is of lists
+        self.slices: list[Slice] = slices_of(dataset.popularity, self._question.targets)
         self._rankings: dict[str, Ranking] = {}
 
     def baselines(self, snapshot: Snapshot | None) -> list[Row]:
         """Popularity, and where there are embeddings the likeness of texts."""
-        entrants = [popularity_entrant(self._dataset)]
-        if snapshot is not None:
-            last_items = self._config.text_similarity.last_items
-            entrants.append(text_similarity_entrant(snapshot, self._dataset, last_items=last_items))
-            fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
-            decay, repeats = fusion.content_decay, fusion.repeats
-            entrants.append(content_entrant(snapshot, self._dataset, decay=decay, repeats=repeats))
+        last_items = self._config.text_similarity.last_items
+        fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
+        entrants = baseline_entrants(self._dataset, snapshot, last_items=last_items, fusion=fusion)
         return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
 
     def group(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from llmemb.data.sequences import Sequences, Targets
 from llmemb.errors import InputError
 from llmemb.evaluation import sharding
 from llmemb.evaluation.baselines import TextSimilarity
-from llmemb.evaluation.sharding import Question, answer
+from llmemb.evaluation.question import Question
+from llmemb.evaluation.sharding import answer
 from llmemb.job import find_input_error
 from llmemb.metrics import ranking
 
