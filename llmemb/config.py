@@ -21,6 +21,10 @@ NodeLabels = dict[LabelKey, LabelValue]
 """Labels of the Ray nodes that work may run on; ``!value`` is any other value, or none."""
 
 
+Uri = Annotated[str, AfterValidator(storage.absolute)]
+"""A URI, or a local path, which becomes absolute, so that every node means the same place."""
+
+
 def _absolute_where_it_is_local(uri: str) -> str:
     return str(Path(uri).absolute()) if "://" not in uri and Path(uri).exists() else uri
 
@@ -37,12 +41,10 @@ class Config(BaseModel):
 
 
 class JobConfig(Config):
-    """The settings of one job. Local paths become absolute, so that every node means the same place."""
+    """The settings of one job."""
 
     execution_keys: ClassVar[frozenset[str]] = frozenset()
     """Top-level keys that say how a job runs, not what it makes: a resumption may differ in them."""
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"output"})
-    """Top-level keys that hold a URI, or a list of them."""
 
     @classmethod
     def load(cls, path: str, overrides: Sequence[str] = ()) -> Self:
@@ -58,18 +60,10 @@ class JobConfig(Config):
         for value in _texts(values):
             storage.check_no_password(value)
         try:
-            return cls.model_validate({key: cls._resolve(key, value) for key, value in values.items()})
+            return cls.model_validate(values)
         except ValidationError as error:
             told = [_describe(each, cls) for each in error.errors()]
             raise InputError("config: " + "; ".join(told)) from error
-
-    @classmethod
-    def _resolve(cls, key: str, value: object) -> object:
-        if key not in cls.uri_keys:
-            return value
-        if isinstance(value, list):
-            return [storage.absolute(entry) if isinstance(entry, str) else entry for entry in value]
-        return storage.absolute(value) if isinstance(value, str) else value
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine what the job makes, as plain JSON values."""
@@ -151,8 +145,9 @@ def _describe(error: Any, config_class: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if kind == "tuple_type":
         message = "expected a list, such as [a, b]"
+    names_it = isinstance(error.get("ctx", {}).get("error"), InputError)
     # A check of several keys names them, and all of them are too many to show.
-    if isinstance(given, dict) or kind == _UNSHOWN:
+    if isinstance(given, dict) or kind == _UNSHOWN or names_it:
         return f"{at}{message}"
     shown = repr(given)
     return f"{at}{message}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"

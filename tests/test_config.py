@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from llmemb.config import Config, JobConfig, ModelUri
+from llmemb.config import Config, JobConfig, ModelUri, Uri
 from llmemb.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,11 +23,10 @@ class ToyConfig(JobConfig):
     """A job of this test."""
 
     execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers"})
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"models", "output"})
 
-    output: str
+    output: Uri
     base_model: ModelUri = "package://some/model"
-    models: tuple[str, ...] = ()
+    models: tuple[Uri, ...] = ()
     max_steps: int = Field(default=10, ge=1)
     num_workers: int = 1
     optimiser: Optimiser = Optimiser()
@@ -118,6 +117,14 @@ def test_local_uris_become_absolute_and_remote_ones_stay(
     config = ToyConfig.load(toy_yaml, ["output=runs/x", "models=[a,s3://bucket/b/]"])
     assert config.output == f"{tmp_path}/runs/x"
     assert config.models == (f"{tmp_path}/a", "s3://bucket/b")
+
+
+@pytest.mark.parametrize(("override", "path"), [("output=s3:/b/x", "output"), ("models=[a,s3:/b/x]", "models.1")])
+def test_a_wrong_uri_is_told_once_and_by_its_path(toy_yaml: str, override: str, path: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ToyConfig.load(toy_yaml, [override])
+    expected = "expected two slashes after the scheme, as in s3://bucket/folder"
+    assert str(caught.value) == f"config: {path}: s3:/b/x: {expected}"
 
 
 def test_a_model_folder_becomes_absolute_and_a_name_of_the_hub_stays(

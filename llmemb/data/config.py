@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, Uri
 from llmemb.data.columns import DATES
 from llmemb.data.filters import Core, Repeats
 from llmemb.data.formats import FORMATS, FormatName
@@ -152,17 +152,16 @@ class Execution(Config):
 class PrepareConfig(JobConfig):
     """Makes a dataset of a catalogue and its interactions."""
 
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"items", "interactions", "output"})
     execution_keys: ClassVar[frozenset[str]] = frozenset({"execution"})
 
     format: FormatName = "table"
     """``table`` for tables of your own, else the layout in which a public data set is published."""
-    items: str
+    items: Uri
     """A file, a folder or a glob, plain or packed (.gz, .zst). Tables: Parquet, CSV, TSV or JSON lines, with an id
     column and any attributes."""
-    interactions: str
+    interactions: Uri
     """The same: user, item, and one or more columns that give the order."""
-    output: str
+    output: Uri
     columns: Columns = Columns()
     filters: Filters = Filters()
     split: Annotated[LeaveOneOutRule | TimeCutRule, Field(discriminator="policy")] = LeaveOneOutRule()

@@ -4,7 +4,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels, Uri
 from llmemb.encoder.engine import EngineKind
 from llmemb.encoder.folder import ChosenPrecision
 from llmemb.prompts import PromptTemplate
@@ -53,12 +53,11 @@ class EmbedConfig(JobConfig):
     execution_keys: ClassVar[frozenset[str]] = frozenset(
         {"num_workers", "max_workers", "node_labels", "parity", "price_per_hour"}
     )
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
-    dataset: str
+    dataset: Uri
     encoder: ModelUri
     """Any sentence-transformers folder: SCFT's output, another, or ``package://NAME/FOLDER``."""
-    output: str
+    output: Uri
     """The root under which snapshots are published."""
     num_workers: int = Field(default=1, ge=1)
     """Encoders that work at the same time; one GPU each where the cluster has GPUs."""

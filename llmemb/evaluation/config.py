@@ -4,8 +4,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb import storage
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, Uri
 from llmemb.data.sequences import SplitName
 from llmemb.evaluation.candidates import Distribution
 from llmemb.evaluation.imported import SeenItems
@@ -18,14 +17,9 @@ class ImportedRanking(Config):
     """A table of ``user_id``, ``item_id``, ``rank`` made elsewhere."""
 
     label: str = Field(min_length=1)
-    uri: str
+    uri: Uri
     seen_items: SeenItems
     """Whether its lists may show items of the user's history."""
-
-    @field_validator("uri")
-    @classmethod
-    def _absolute(cls, uri: str) -> str:
-        return storage.absolute(uri)
 
 
 class Sampled(Config):
@@ -83,11 +77,10 @@ class Examples(Config):
 class EvaluateConfig(JobConfig):
     """Compares recommenders on a dataset."""
 
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "models", "embeddings", "output"})
     execution_keys: ClassVar[frozenset[str]] = frozenset({"num_threads", "num_workers"})
 
-    dataset: str
-    models: tuple[str, ...] = ()
+    dataset: Uri
+    models: tuple[Uri, ...] = ()
     """Recommenders, in the order of the report; their labels come from their ``recommender.json``. Those that differ
     only in their seed become one row: mean and deviation."""
     across_datasets: bool = False
@@ -95,10 +88,10 @@ class EvaluateConfig(JobConfig):
     last. Each is a row of its own then, whatever its seed."""
     rankings: tuple[ImportedRanking, ...] = ()
     """Lists made by other systems."""
-    embeddings: str | None = None
+    embeddings: Uri | None = None
     """A snapshot of LLM embeddings, or a root whose newest one is taken: for the text-similarity baseline, the
     similarity within lists and the LLM's map."""
-    output: str
+    output: Uri
     split: SplitName = "test"
     ks: tuple[int, ...] = (5, 10, 20)
     """The report's tables show k = 10; all are in metrics.json."""

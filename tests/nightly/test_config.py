@@ -48,6 +48,21 @@ def test_what_is_wrong_is_named_by_its_path(values, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"dataset": "s3:/b/x"}, "dataset"),
+        ({"output": "s3:/b/x"}, "output"),
+        ({"embed": {"encoder": "e", "output": "s3:/b/x"}}, "embed.output"),
+    ],
+)
+def test_a_wrong_uri_that_several_steps_read_is_told_once(values, path):
+    with pytest.raises(InputError) as raised:
+        NightlyConfig.parse(SMALL | values)
+    expected = "expected two slashes after the scheme, as in s3://bucket/folder"
+    assert str(raised.value) == f"config: {path}: s3:/b/x: {expected}"
+
+
 SECRET = "planted-secret-88b0"
 
 
