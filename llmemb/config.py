@@ -79,12 +79,13 @@ def unshown(message: str) -> PydanticCustomError:
 
 
 def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
-    """A job's YAML file with overrides merged over it and references resolved, not validated yet.
+    """A job's YAML file over the one that it names as its ``base``, with overrides merged over both and references
+    resolved, not validated yet.
 
-    A mapping is merged key by key; ``section={}`` leaves nothing of the file's.
+    A mapping is merged key by key; an override ``section={}`` leaves nothing of the files'.
 
     Raises:
-        InputError: no such file, not keys and values in YAML, or an override that is none.
+        InputError: no such file, not keys and values in YAML, a base that is none, or an override that is none.
     """
     if not Path(path).is_file():
         raise InputError(f"config: no such file: {path}")
@@ -92,16 +93,33 @@ def read_yaml(path: str, overrides: Sequence[str] = ()) -> dict[Any, Any]:
         if "=" not in override:
             raise InputError(f"config: override {override!r}: expected section.key=value")
     try:
-        with Path(path).open("rb") as file:  # of a stream, an error tells the line without showing it
-            written = yaml.safe_load(file) or {}
-        if not isinstance(written, dict):
-            raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
-        merged: Any = OmegaConf.load(path)
+        merged = _over_base(path)
         for override in overrides:
             merged = _overridden(merged, override)
         return cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"config: {path}: {' '.join(str(error).split())}") from error
+
+
+def _over_base(path: str, read: frozenset[Path] = frozenset()) -> Any:
+    """A file's settings merged over those of its base, which lies relative to it and may have one too."""
+    with Path(path).open("rb") as file:  # of a stream, an error tells the line without showing it
+        written = yaml.safe_load(file) or {}
+    if not isinstance(written, dict):
+        raise InputError(f"config: {path}: expected keys and values, got a {type(written).__name__}")
+    settings: Any = OmegaConf.load(path)
+    named = settings.pop("base", None)
+    if named is None:
+        return settings
+    if not isinstance(named, str):
+        raise InputError(f"config: {path}: base: expected another YAML file, got {named!r}")
+    storage.check_no_password(named)
+    base, read = Path(path).parent / named, read | {Path(path).resolve()}
+    if not base.is_file():
+        raise InputError(f"config: {path}: base: no such file: {base}")
+    if base.resolve() in read:
+        raise InputError(f"config: {path}: base: {base} starts from this file: expected another")
+    return OmegaConf.merge(_over_base(str(base), read), settings)
 
 
 def _overridden(settings: Any, override: str) -> Any:

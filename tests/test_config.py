@@ -12,7 +12,9 @@ from llmemb.config import Config, JobConfig, ModelUri, Uri
 from llmemb.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED = sorted((REPOSITORY / "jobs" / "configs").glob("*/*.yaml"))
+CONFIGS = REPOSITORY / "jobs" / "configs"
+BASES = [CONFIGS / "paper" / "settings.yaml"]
+SHIPPED = sorted(set(CONFIGS.glob("*/*.yaml")) - set(BASES))
 
 
 class Optimiser(Config):
@@ -57,6 +59,48 @@ def test_an_empty_mapping_leaves_nothing_of_the_files(toy_yaml: str) -> None:
     assert ToyConfig.load(toy_yaml, ["optimiser={}", "optimiser.learning_rate=0.2"]).optimiser.learning_rate == 0.2
     with pytest.raises(InputError, match="optimizer: unknown key"):
         ToyConfig.load(toy_yaml, ["optimizer={}"])
+
+
+def test_a_file_wins_over_its_base_and_an_override_over_both(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "first.yaml").write_text("num_workers: 4\nmodels: [/a, /b]\noutput: ${base_model}/out\n")
+    (tmp_path / "shared" / "toy.yaml").write_text("base: first.yaml\nmax_steps: 5\noptimiser: {learning_rate: 0.3}\n")
+    path = tmp_path / "toy.yaml"
+    path.write_text("base: shared/toy.yaml\nbase_model: /m\nmodels: [/c]\nmax_steps: 6\noptimiser: {}\n")
+    assert ToyConfig.load(str(path), ["max_steps=7"]) == ToyConfig(
+        output="/m/out",
+        base_model="/m",
+        models=("/c",),
+        max_steps=7,
+        num_workers=4,
+        optimiser=Optimiser(learning_rate=0.3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("base: absent.yaml", r"toy\.yaml: base: no such file: .*/absent\.yaml$"),
+        ("base: [list.yaml]", r"toy\.yaml: base: expected another YAML file, got \['list\.yaml'\]$"),
+        ("base: list.yaml", r"list\.yaml: expected keys and values, got a list$"),
+        ("base: broken.yaml", r"broken\.yaml.* line 2"),
+        (
+            "base: toy.yaml",
+            r"toy\.yaml: base: .*/toy\.yaml starts from this file: expected another$",
+        ),
+        ("base: back.yaml", r"back\.yaml: base: .*/toy\.yaml starts from this file"),
+        ("base: sftp://me:hunter2@host/x", "holds a password"),
+    ],
+)
+def test_an_unusable_base_is_one_line(tmp_path: Path, written: str, message: str) -> None:
+    (tmp_path / "list.yaml").write_text("- output")
+    (tmp_path / "broken.yaml").write_text("max_steps: 3\noutput: [")
+    (tmp_path / "back.yaml").write_text("base: toy.yaml")
+    (tmp_path / "toy.yaml").write_text(f"{written}\noutput: /a\n")
+    with pytest.raises(InputError, match=message) as caught:
+        ToyConfig.load(str(tmp_path / "toy.yaml"))
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +211,11 @@ def test_shipped_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     config = config_class.load(str(path))
     assert config.model_dump()["output"].startswith(str(REPOSITORY / "runs" / path.parent.name))
+
+
+def test_every_base_is_that_of_a_shipped_config() -> None:
+    named = {path.parent / line.split()[1] for path in SHIPPED for line in path.open() if line.startswith("base:")}
+    assert {path.resolve() for path in named} == set(BASES)
 
 
 def test_every_preset_has_every_job() -> None:
