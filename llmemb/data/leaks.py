@@ -4,10 +4,12 @@ A sales rank, a number of reviews or an average rating in a prompt hands the mod
 Yelp and Fashion do). Such attributes rank items as their popularity does, or the other way round.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 MIN_ITEMS = 10
@@ -46,12 +48,6 @@ def warnings(correlations: Mapping[str, Mapping[str, Any]], max_correlation: flo
 
 
 def _spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
-    first, second = _average_ranks(one), _average_ranks(other)
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-def _average_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    """With average ranks; 0 where either is constant."""
+    correlation = pl.select(pl.corr(pl.Series(one), pl.Series(other), method="spearman")).item()
+    return 0.0 if math.isnan(correlation) else float(correlation)

@@ -12,7 +12,6 @@ from llmemb.errors import InputError
 
 EXAMPLES_PER_REASON = 3
 BROKEN = "not a record"
-MISSING = "no {column}"
 
 
 @dataclass

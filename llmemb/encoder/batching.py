@@ -71,10 +71,3 @@ def merge_batches(
         least = held.index(min(held))
         batches[least : least + 2] = [joined[least]]
     return batches
-
-
-def padding_share(lengths: Sequence[int] | NDArray[np.int64], batches: list[NDArray[np.int64]]) -> float:
-    """The share of padding among the tokens that these batches hold."""
-    lengths = np.asarray(lengths)
-    held = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
-    return 1 - int(lengths.sum()) / held if held else 0.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from llmemb import storage
 from llmemb.config import JobConfig
@@ -16,7 +16,6 @@ from llmemb.rat.methods import METHODS
 from llmemb.scft.config import ScftConfig
 from llmemb.study.config import Settings, StudyConfig
 
-Experiment = Literal["table", "ablation", "sensitivity", "search"]
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 MODEL = "rat.model."
 MADE_HERE = ("encoders", "embeddings", "item_vectors", "trials")

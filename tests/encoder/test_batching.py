@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from llmemb.encoder.batching import (
     merge_batches,
     packed_batches,
-    padding_share,
     split_batches,
     token_budget_batches,
 )
@@ -56,11 +55,6 @@ def test_merge_batches_joins_those_that_hold_least():
     assert [rows.tolist() for rows in merge_batches(batches, [9, 5, 4, 4], 3)] == [[0], [1], [2, 3]]
     assert [rows.tolist() for rows in merge_batches(batches, [9, 5, 4, 4], 2)] == [[0], [1, 2, 3]]
     assert [rows.tolist() for rows in merge_batches(batches, [9, 7, 6, 6], 2)] == [[0, 1], [2, 3]]
-
-
-def test_padding_share_counts_what_the_longest_row_adds():
-    lengths = [4, 2, 3]
-    assert padding_share(lengths, [np.array([0, 1]), np.array([2])]) == pytest.approx(1 - (4 + 2 + 3) / (4 + 4 + 3))
 
 
 @given(LENGTHS, st.integers(1, 1000))
