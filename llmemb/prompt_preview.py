@@ -73,7 +73,7 @@ def preview_prompts(
     rows = zip(
         shown.column(ITEM_ID).to_pylist(), shown_prompts, _count_tokens(settings.tokenizer, shown_prompts), strict=True
     )
-    found = dataset.info.get("leaks", {"attributes": {}, "max_correlation": 1.0})
+    found = dataset.info["leaks"]
     return {
         "items": [{"item_id": item_id, "prompt": prompt, "tokens": count} for item_id, prompt, count in rows],
         "tokenizer": settings.tokenizer,

@@ -119,16 +119,12 @@ class Dataset:
 
     @cached_property
     def split(self) -> Split:
-        return split_from_info(self._split_info)
+        return split_from_info(self.info["split"])
 
     @property
     def split_policy(self) -> str:
         """What the split's rule is called."""
-        return self._split_info["policy"]
-
-    @property
-    def _split_info(self) -> dict[str, Any]:
-        return self.info.get("split", {"policy": "leave-one-out"})
+        return self.info["split"]["policy"]
 
     @cached_property
     def train(self) -> Sequences:

@@ -184,8 +184,7 @@ def _rank_cells(results: Mapping[str, Any], protocol: str, part: str, metric: st
 
 def _indistinguishable(results: Mapping[str, Any], protocol: str, part: str, metric: str, pair: set[str]) -> bool:
     return any(
-        # Stored before seeds were drawn it is not there; None where too few seeds are left to say.
-        (test["apart"] if "apart" in test else test["p_holm"] < SIGNIFICANCE) is False
+        test["apart"] is False  # None where too few seeds are left to say
         for test in results["comparisons"]
         if (test["protocol"], test["slice"], test["metric"]) == (protocol, part, metric)
         and {test["a"], test["b"]} == pair

@@ -209,10 +209,7 @@ def _counts_since(config: NightlyConfig, trained_on: str, tonight: str) -> dict[
 
 def _has_compared(night: summary.Summary) -> bool:
     """Whether a night trained a recommender and compared it; it may have failed after that, in cleaning up."""
-    if "decision" in night:
-        return True
-    published = night.get("candidate") is not None and night["candidate"] == night.get("live")
-    return night["outcome"] in (PUBLISHED, KEPT) or published  # summaries from before there was a decision
+    return "decision" in night
 
 
 def compare(config: NightlyConfig, metrics: dict[str, Any], models: tuple[str, ...]) -> list[dict[str, Any]]:

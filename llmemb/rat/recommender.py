@@ -35,7 +35,7 @@ from llmemb.vectors import MANIFEST_FILE
 RECOMMENDER_FILE, WEIGHTS_FILE, METRICS_FILE = "recommender.json", "model.safetensors", "metrics.json"
 ITEM_EMBEDDINGS_FOLDER, ITEM_CONTENT_FOLDER = "item_embeddings", "item_content"
 NEW_ITEMS_KEY = "new_items"
-FORMAT = 2
+FORMAT = 3
 PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
 ENCODER_PREFIX = "encoder."
@@ -69,14 +69,14 @@ class Recommender:
         info = read_info(uri)
         model = ModelConfig.model_validate(info["model"])
         try:
-            encoder = make_encoder(info["backbone"], model, **{key: info[key] for key in CONTENT_KEYS if key in info})
+            encoder = make_encoder(info["backbone"], model, **{key: info[key] for key in CONTENT_KEYS})
         except ValueError as error:
             raise InputError(f"recommender: {uri}: {error}") from error
         weights = read_weights(uri)
         of_encoder = {
             name.removeprefix(ENCODER_PREFIX): w for name, w in weights.items() if name.startswith(ENCODER_PREFIX)
         }
-        if info.get("tail_users") is not None:
+        if info["tail_users"] is not None:
             encoder.tail_users = TailUsers(model.hidden_dim, longest=info["tail_users"])
         if CONTENT_MAP in of_encoder:
             encoder.content_map = ContentMap(len(of_encoder[CONTENT_MAP]))
@@ -91,9 +91,7 @@ class Recommender:
                 f"{RECOMMENDER_FILE}'s hidden_dim, {model.hidden_dim}"
             )
         content = None
-        # One from before this was recorded says nothing of it; null says that there is none, whatever lies there.
-        manifest = storage.join(uri, ITEM_CONTENT_FOLDER, MANIFEST_FILE)
-        if info[ITEM_CONTENT_FOLDER] if ITEM_CONTENT_FOLDER in info else storage.exists(manifest):
+        if info[ITEM_CONTENT_FOLDER] is not None:  # null where there is none, whatever another run left there
             of_content, vectors = _read_table(uri, info, ITEM_CONTENT_FOLDER)
             if of_content != item_ids:
                 raise InputError(
@@ -366,8 +364,7 @@ def read_item_embeddings(uri: str) -> NDArray[np.float32]:
 
 def _read_table(uri: str, info: dict[str, Any], folder: str) -> tuple[list[str], NDArray[np.float32]]:
     manifest = storage.read_json(storage.join(uri, folder, MANIFEST_FILE))
-    # One from before this was recorded loads too.
-    if info.get(folder, expected := storage.fingerprint(manifest)) != expected:
+    if info[folder] != storage.fingerprint(manifest):
         raise InputError(_of_another_run(uri, folder))
     return read_vectors(storage.join(uri, folder))
 

@@ -86,7 +86,6 @@ class HistoryEncoder(nn.Module):
         self.content_decay, self.content_temperature = content_decay, content_temperature
         for term in fields(TermWeights):
             self.register_buffer(term.name, torch.zeros(()))
-        self.register_load_state_dict_pre_hook(_terms_of_before)
         self.causal: bool = getattr(backbone, "causal", True)
         if not self.causal:
             if max_seq_len < 2:
@@ -146,11 +145,6 @@ class HistoryEncoder(nn.Module):
             return newest_items(histories, start, stop, max_seq_len=self.max_seq_len)
         newest = newest_items(histories, start, stop, max_seq_len=self.max_seq_len - 1)
         return F.pad(newest, (0, 1), value=MASK)
-
-
-def _terms_of_before(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """What was trained before content could have a share has none."""
-    state.setdefault(f"{prefix}content_share", torch.zeros(()))
 
 
 def newest_items(histories: Sequences, start: int, stop: int, *, max_seq_len: int) -> Int[Tensor, "user seq"]:

@@ -50,7 +50,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sequences": [storage.write_table(f"{dataset}/sequences/part-0.parquet", users)],
     }
     counts = {"items": NUM_ITEMS, "users": NUM_USERS, "interactions": sum(map(len, histories))}
-    storage.write_json(f"{dataset}/dataset.json", {"fingerprint": "d0", "counts": counts, "files": files})
+    info = {"fingerprint": "d0", "counts": counts, "files": files, "split": {"policy": "leave-one-out"}}
+    storage.write_json(f"{dataset}/dataset.json", info)
     models = {f"{folder}/{number}": Table(label, number) for number, label in enumerate(LABELS)}
     for uri, model in models.items():
         storage.write_json(f"{uri}/recommender.json", {"format": FORMAT, "label": model.label, "dataset": "d0"})

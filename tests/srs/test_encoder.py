@@ -1,10 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
 from llmemb.data.sequences import Sequences
 from llmemb.srs.backbone import BACKBONES, make_backbone
-from llmemb.srs.encoder import HistoryEncoder, TermWeights, newest_items
+from llmemb.srs.encoder import HistoryEncoder, newest_items
 from tests.srs.conftest import DIM, NUM_ITEMS, make_encoder
 
 
@@ -28,14 +27,6 @@ def test_a_history_that_ends_with_an_item_at_zero_throws_no_weight_about(backbon
     encoder(torch.tensor([[0, 2, 1], [0, 0, 1]]), table)[:, -1].sum().backward()
     slopes = [parameter.grad for parameter in (table, *encoder.parameters()) if parameter.grad is not None]
     assert max(float(slope.abs().max()) for slope in slopes) < 1e5
-
-
-def test_weights_from_before_content_could_have_a_share_have_none():
-    before = {name: weight for name, weight in make_encoder().state_dict().items() if name != "content_share"}
-    encoder = make_encoder()
-    encoder.weights = TermWeights(1.0, 2.0, 0.3)
-    nn.Sequential(encoder).load_state_dict({f"0.{name}": weight for name, weight in before.items()})
-    assert encoder.weights == TermWeights()
 
 
 def test_newest_items_are_padded_on_the_left():
