@@ -42,7 +42,8 @@ def run_task(work: str, function: Callable[..., Any], *arguments: Any, request: 
     """What a function returns, called on a node that has room for it; again where its worker or node is lost.
 
     Raises:
-        InputError: it ran out of memory. Ray itself would try that again for ever.
+        InputError: it ran out of memory, which Ray itself would try again for ever, or its numbers stopped being
+            finite.
     """
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
@@ -55,6 +56,8 @@ def run_task(work: str, function: Callable[..., Any], *arguments: Any, request: 
             raise InputError(
                 f"{work}: a node ran out of memory: expected nodes with more, or less beside it"
             ) from error
+        except FloatingPointError as error:  # as Ray hands it on, its text is a traceback
+            raise InputError(f"{work}: {getattr(error, 'cause', error)}") from error
         except (NodeDiedError, WorkerCrashedError):
             if attempt == TASK_ATTEMPTS:
                 raise

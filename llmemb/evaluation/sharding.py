@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from llmemb.compute.connection import connect
+from llmemb.compute.devices import check_gpu
 from llmemb.compute.nodes import cpu_threads, say_if_waiting
-from llmemb.compute.request import worker_request
+from llmemb.compute.request import Request, worker_request
 from llmemb.evaluation.question import Question
 from llmemb.metrics.ranking import Ranking, Scorer, chunks_of, empty_ranking, rank_targets
 
@@ -57,14 +59,25 @@ def answer(
 
 
 class Ranker:
-    """The actor: a loaded model that ranks blocks of users."""
+    """The actor: a model that ranks blocks of users.
 
-    def __init__(self, load: Callable[[], Scorer], threads: int) -> None:
+    It is loaded by the first that asks for it: what is wrong with it then reaches the driver, where an actor that could
+    not be made would only be dead.
+    """
+
+    def __init__(self, load: Callable[[], Scorer], request: Request, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._scorer = load()
+        self._load, self._request = load, request
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        if self._request.gpus:
+            check_gpu()
+        return self._load()
 
     def ready(self) -> None:
         """Answers when the model is loaded."""
+        self._scorer  # noqa: B018
 
     def rank(self, number: int, question: Question, lengths: list[int]) -> tuple[int, Ranking]:
         """The ranking of block ``number``, whose queries are scored in chunks of these lengths."""
@@ -80,7 +93,7 @@ def _actors(load: Callable[[], Scorer], number: int) -> Iterator[list[Any]]:
     request = worker_request(threads)
     say_if_waiting("rank", 1, request)
     actor: Any = ray.remote(**request.options, max_restarts=RETRIES, max_task_retries=RETRIES)(Ranker)
-    actors = [actor.remote(load, threads) for _ in range(number)]
+    actors = [actor.remote(load, request, threads) for _ in range(number)]
     try:
         yield actors
     finally:

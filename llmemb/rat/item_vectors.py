@@ -9,7 +9,7 @@ import torch
 
 from llmemb import progress, storage
 from llmemb.compute.connection import connect
-from llmemb.compute.devices import has_gpus, own_device
+from llmemb.compute.devices import check_gpu, has_gpus, own_device
 from llmemb.compute.nodes import cpu_threads, worker_threads
 from llmemb.compute.request import worker_request
 from llmemb.compute.tasks import check_memory, run_task
@@ -106,6 +106,8 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float
 
     def work(board: Any, inputs: Inputs) -> float:  # an argument: what a function closes over may not be large
         torch.set_num_threads(worker_threads(threads))
+        if on_gpu:
+            check_gpu()
         device = torch.device("cuda" if on_gpu else "cpu")
         return learn(inputs, folder, info, device=device, tell=progress.to_board(board))
 

@@ -375,9 +375,14 @@ def _of_another_run(uri: str, part: str) -> str:
 
 def read_vectors(folder: str) -> tuple[list[str], NDArray[np.float32]]:
     """Item ids and their vectors, in index order."""
-    files = storage.read_json(storage.join(folder, MANIFEST_FILE))["files"]
-    table = pa.concat_tables([vectors.read(folder, entry) for entry in files])
-    return table[ITEM_ID].to_pylist(), vectors.from_table(table).astype(np.float32)
+    manifest = storage.read_json(storage.join(folder, MANIFEST_FILE))
+    values = np.empty((sum(entry["rows"] for entry in manifest["files"]), manifest["dimension"]), dtype=np.float32)
+    item_ids: list[str] = []
+    for entry in manifest["files"]:  # one at a time: tables of large catalogues are gigabytes
+        table = vectors.read(folder, entry)
+        values[len(item_ids) : len(item_ids) + len(table)] = vectors.from_table(table)
+        item_ids += table[ITEM_ID].to_pylist()
+    return item_ids, values
 
 
 def write_vectors(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.sequences import Sequences, Targets
+from llmemb.errors import InputError
 from llmemb.metrics.measure import ndcg
 from llmemb.metrics.ranking import ranks_in_chunk
 from llmemb.progress import Tell, unheard
@@ -223,12 +224,25 @@ class TrainingLoop:
     def resume(self, uri: str | None) -> tuple[list[Epoch], Weights]:
         """Where the checkpoint left off, or the start; the epochs done and the best weights of them."""
         progress, weights = None if uri is None else checkpoint.load(uri), self._model.trained()
-        if progress is None or progress.weights.keys() != weights.keys():  # that of another version of llmemb
+        if progress is not None and progress.weights.keys() != weights.keys():  # that of another version of llmemb
+            progress = None
+        self._agree_on(0 if progress is None else len(progress.history), uri)
+        if progress is None:
             return [], weights
         self._model.load_trained(progress.weights)
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": progress.optimizer, "param_groups": groups})
         return list(progress.history), progress.best_weights
+
+    def _agree_on(self, epochs: int, uri: str | None) -> None:
+        """Raises InputError where workers would go on from different epochs."""
+        at_most = int(self._worker.max(torch.tensor(epochs, device=self._worker.device)))
+        at_least = int(self._worker.min(torch.tensor(epochs, device=self._worker.device)))
+        if at_least < at_most:
+            raise InputError(
+                f"output: {uri}: one worker finds {at_most} finished epochs and another {at_least}; expected a folder "
+                "that all of them share"
+            )
 
     def progress(self, history: list[Epoch], best_weights: Weights) -> Progress:
         return Progress(history, self._model.trained(), best_weights, self._optimizer.state_dict()["state"])
@@ -250,6 +264,7 @@ class TrainingLoop:
         if self._model.auxiliary is not None:
             random = generator(self._seed, epoch, stream=RecommenderStream.BEFORE_EPOCH)
             self._model.auxiliary.begin_epoch(self._model, epoch, random)
+            self._worker.share(self._model, but=dict(self._model.named_buffers()))
         self._model.train()
         steps = self._objective.steps_per_epoch
         for step, batch in enumerate(self._objective.batches(seed=self._seed, epoch=epoch)):

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmemb import progress, storage
 from llmemb.compute.connection import connect
+from llmemb.compute.devices import check_gpu, has_gpus
 from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
 from llmemb.job import find_input_error
@@ -100,6 +101,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     # A trial of several workers only waits for them, who have resources of their own.
     alone = all(config.num_workers == 1 for config in configs)
     resources: dict[str, float] = {"CPU": ALMOST_NOTHING}
+    on_gpu = alone and has_gpus()
     if alone:
         request = worker_request(threads, beside_gpu=settings.cpus or 1)
         say_if_waiting(f"study: {title}", 1, request)
@@ -113,6 +115,8 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
             import torch
 
             torch.set_num_threads(settings.cpus or worker_threads(threads))
+            if on_gpu:
+                check_gpu()
             config = RatConfig.model_validate(parameters[chosen["output"]])
             return _run(config, partial(_tell, board, config.output))
 

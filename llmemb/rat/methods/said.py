@@ -5,6 +5,7 @@ prompt from it. The vectors then are the recommender's item table, frozen as in 
 false. What an encoder-only model does is said in :meth:`LanguageModel.text_loss`.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,10 @@ def learn_said_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Floa
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        tell(epoch + 1, config.said.epochs, {"loss": float(torch.stack(losses).mean())})
+        mean_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(f"epoch {epoch + 1}: loss {mean_loss}; a lower said.learning_rate may help")
+        tell(epoch + 1, config.said.epochs, {"loss": mean_loss})
     return vectors.vectors.weight.detach().cpu()
 
 

@@ -6,6 +6,8 @@ often each kind occurs. Then each item alone is read, and the states' principal 
 trainable table starts. No text is read, so that causal and encoder-only models do the same.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -56,7 +58,10 @@ def learn_tslrec_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Fl
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        tell(epoch + 1, settings.epochs, {"loss": float(torch.stack(losses).mean())})
+        mean_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(f"epoch {epoch + 1}: loss {mean_loss}; a lower tslrec.learning_rate may help")
+        tell(epoch + 1, settings.epochs, {"loss": mean_loss})
     return _read_items(model, vectors)
 
 
