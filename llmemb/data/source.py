@@ -1,7 +1,6 @@
 """A small table read whole: every row must be usable."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
@@ -14,46 +13,45 @@ from llmemb.data.refusals import Refusals
 from llmemb.errors import InputError
 
 
-@dataclass(frozen=True)
-class Source:
-    """A table as it was read.
-
-    Attributes:
-        frame: The rows, in the order of the files' names and within a file as written.
-        fingerprint: Names the files' contents.
-    """
-
-    uri: str
-    frame: pl.DataFrame
-    fingerprint: str
-
-
-def read_source(uri: str, *, ids: Sequence[str], columns: Sequence[str] | None = None) -> Source:
+def read_source(uri: str, *, ids: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
     """Reads Parquet, CSV, TSV or JSON lines, a file, a folder or a glob; id columns become text, digit for digit.
 
     Args:
         ids: Columns of ids; text or whole numbers, no row without one.
-        columns: The columns to keep, ids included; all by default.
+        columns: The columns to keep, ids included.
+
+    Returns:
+        The rows, in the order of the files' names and within a file as written.
 
     Raises:
         InputError: nothing is there, it is not in a known format, a column is absent, or a row cannot be used.
     """
-    files = find_files(uri, FORMATS["table"].items.suffixes)
-    frames = [_read(file, ids, columns) for file in files]
+    frames = [_read(file, ids, columns) for file in _files(uri)]
     try:
-        frame = pl.concat(frames, how="diagonal_relaxed")
+        return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{uri}: its files do not fit together: {' '.join(str(error).split())}") from error
-    return Source(uri, frame, fingerprint(files))
 
 
-def _read(file: SourceFile, ids: Sequence[str], needed: Sequence[str] | None) -> pl.DataFrame:
-    wanted = list(needed) if needed is not None else None
+def source_fingerprint(uri: str) -> str:
+    """Names the contents of a source's files, unread.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    return fingerprint(_files(uri))
+
+
+def _files(uri: str) -> list[SourceFile]:
+    return find_files(uri, FORMATS["table"].items.suffixes)
+
+
+def _read(file: SourceFile, ids: Sequence[str], needed: Sequence[str]) -> pl.DataFrame:
     if file.suffix == ".parquet":
-        frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(read_parquet(Part(file, 0), wanted))))
+        frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(read_parquet(Part(file, 0), list(needed)))))
         raw: dict[str, Sequence[object] | pl.Series] = {name: frame[name] for name in frame.columns}
     else:
-        frame, raw = _read_text(file, wanted)
+        frame, raw = _read_text(file, needed)
     for name in ids:
         check_column(name, frame.columns, file.uri)
         texts, refused = columns.id_texts(raw[name], name, file.uri)
@@ -64,9 +62,7 @@ def _read(file: SourceFile, ids: Sequence[str], needed: Sequence[str] | None) ->
     return frame
 
 
-def _read_text(
-    file: SourceFile, needed: Sequence[str] | None
-) -> tuple[pl.DataFrame, dict[str, Sequence[object] | pl.Series]]:
+def _read_text(file: SourceFile, needed: Sequence[str]) -> tuple[pl.DataFrame, dict[str, Sequence[object] | pl.Series]]:
     """The rows as typed columns, and as they are written."""
     refusals = Refusals()
     syntax = syntax_of(FORMATS["table"].items, file)
@@ -76,13 +72,12 @@ def _read_text(
         raise InputError(
             f"{file.uri}: {refusals.total:,} rows cannot be used, the first is row {first['row']}: {first['reason']}"
         )
-    names = list(needed) if needed is not None else list(dict.fromkeys(name for record in records for name in record))
-    for name in needed or ():
+    for name in needed:
         check_column(name, list(dict.fromkeys(key for record in records for key in record)), file.uri)
-    plain = [{name: attributes.plain_json(record.get(name)) for name in names} for record in records]
+    plain = [{name: attributes.plain_json(record.get(name)) for name in needed} for record in records]
     kinds = attributes.merge_kinds(
         {name: attributes.kind_of(value, infers=syntax.infers_types) for name, value in record.items()}
         for record in plain
     )
     frame = pl.DataFrame(pl.from_arrow(attributes.to_arrow(plain, kinds)))
-    return frame, {name: [record.get(name) for record in records] for name in names}
+    return frame, {name: [record.get(name) for record in records] for name in needed}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmemb import artifact, progress, storage
 from llmemb.data.dataset import Dataset
-from llmemb.data.source import read_source
+from llmemb.data.source import source_fingerprint
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation import catalogue, embedding_map, examples, imported, report, stored
@@ -169,8 +169,7 @@ def _seeds(entrants: Sequence[Entrant]) -> dict[str, list[int]]:
 
 
 def _imported_entrant(ranking: ImportedRanking) -> Entrant:
-    source = read_source(ranking.uri, ids=[imported.USER, imported.ITEM])
-    fingerprint = storage.fingerprint([source.fingerprint, ranking.seen_items])
+    fingerprint = storage.fingerprint([source_fingerprint(ranking.uri), ranking.seen_items])
     info = {"method": f"imported ranking, seen items {ranking.seen_items}", "seen_items": ranking.seen_items}
     return Entrant(ranking.label, "imported", (Run(fingerprint, uri=ranking.uri, info=info),))
 

@@ -82,7 +82,7 @@ def _ranking(lists: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]], targ
 
 
 def _read(uri: str) -> pl.DataFrame:
-    frame = read_source(uri, ids=[USER, ITEM], columns=[USER, ITEM, RANK]).frame
+    frame = read_source(uri, ids=[USER, ITEM], columns=[USER, ITEM, RANK])
     if not frame[RANK].dtype.is_integer():
         raise InputError(f"rankings: {uri}: column {RANK!r} holds {frame[RANK].dtype}: expected whole numbers from 1")
     if frame[RANK].null_count():

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llmemb.data.source import read_source
+from llmemb.data.source import read_source, source_fingerprint
 from llmemb.errors import InputError
 
 
@@ -14,11 +14,20 @@ def test_formats_give_the_same_table(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "t.parquet")
     frame.write_csv(tmp_path / "t.csv")
     frame.write_ndjson(tmp_path / "t.jsonl")
-    read = [read_source(str(tmp_path / f"t.{kind}"), ids=["user_id"], columns=["user_id", "rank"]) for kind in
-            ("parquet", "csv", "jsonl")]  # fmt: skip
-    assert all(source.frame.equals(frame.select("user_id", "rank")) for source in read)
-    assert len({source.fingerprint for source in read}) == 3
-    assert read_source(str(tmp_path / "t.*"), ids=["user_id"]).frame.shape == (6, 3)
+    wanted: dict[str, list[str]] = {"ids": ["user_id"], "columns": ["user_id", "rank"]}
+    uris = [str(tmp_path / f"t.{kind}") for kind in ("parquet", "csv", "jsonl")]
+    assert all(read_source(uri, **wanted).equals(frame.select("user_id", "rank")) for uri in uris)
+    assert read_source(str(tmp_path / "t.*"), **wanted).shape == (6, 2)
+
+
+def test_fingerprint_names_what_the_files_hold(tmp_path: Path) -> None:
+    for name, content in (("a.csv", "x\n1\n"), ("b.csv", "x\n1\n"), ("c.csv", "x\n2\n")):
+        (tmp_path / name).write_text(content)
+    a, b, c, every = (source_fingerprint(str(tmp_path / name)) for name in ("a.csv", "b.csv", "c.csv", "*.csv"))
+    assert a == b
+    assert len({a, c, every}) == 3
+    with pytest.raises(InputError, match="no such table"):
+        source_fingerprint(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(

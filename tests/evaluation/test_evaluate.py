@@ -14,7 +14,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
 from llmemb.embed.snapshot import FORMAT, Snapshot, publish
 from llmemb.errors import InputError
-from llmemb.evaluation import entrants
+from llmemb.evaluation import entrants, imported
 from llmemb.evaluation.config import EvaluateConfig, Uncertainty
 from llmemb.evaluation.evaluate import run_evaluate
 from llmemb.evaluation.results import comparisons
@@ -244,7 +244,7 @@ def test_seeds_are_compared_with_themselves_in_any_order(
 
 
 def test_imported_rankings_are_measured_by_the_same_functions(
-    dataset: Dataset, recommenders: list[str], tmp_path: Path
+    dataset: Dataset, recommenders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_evaluate(config_of(dataset, recommenders, tmp_path))
     results = storage.read_json(str(tmp_path / "out" / "metrics.json"))
@@ -268,6 +268,8 @@ def test_imported_rankings_are_measured_by_the_same_functions(
     assert "sampled" not in same["metrics"]
     assert same["lists"]["full"] == ours["lists"]["full"]
     assert len(again["examples"]) == 2
+    monkeypatch.setattr(imported, "read_source", lambda *_, **__: pytest.fail("to print it again no list is read"))
+    run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs], output=str(tmp_path / "again"), **ten))
     with pytest.raises(InputError, match="rankings: another model is called 'popularity' already"):
         run_evaluate(config_of(dataset, [], tmp_path, rankings=[theirs | {"label": "popularity"}]))
     write_info(recommenders[0], label="popularity")
