@@ -139,6 +139,11 @@ class Grid:
                 found.setdefault(self.rat_config(trial).output, (purpose, trial))
         return found
 
+    def rests_on_ids(self, method: str) -> bool:
+        """Whether what is tried for a method depends on the settings of the ID-only recommenders."""
+        tried = (trial for backbone in self.config.backbones for trial in self.candidates(method, backbone))
+        return not METHODS[method].trains or any(map(self.started_from, tried))
+
     def started_from(self, trial: Trial) -> Trial | None:
         """The ID-only trial that one starts from; it has the same model."""
         config = _parse("rat", RatConfig, self._rat_values(trial) | {"dataset": "", "output": ""})

@@ -85,14 +85,18 @@ def _check_sensitivity(grid: Grid) -> None:
 def train_all(grid: Grid) -> Outcomes:
     """Runs the study's trials in waves: IDs alone, which others start from, then what chooses settings, then the rest.
 
+    What chooses the settings of a method that rests on no IDs alone runs beside what chooses theirs.
+
     Returns:
         How each ended, by the URI of its recommender.
     """
     outcomes: Outcomes = {}
     methods = [method for method in grid.config.methods if method != "none"]
     if "none" in grid.config.methods or any(map(grid.started_from, grid.all_trials())):
-        _choose(grid, ["none"], outcomes)
+        at_once = [method for method in methods if not grid.rests_on_ids(method)]
+        _choose(grid, ["none", *at_once], outcomes)
         _run(grid, "IDs alone", grid.ids_alone(), outcomes)
+        methods = [method for method in methods if method not in at_once]
     _choose(grid, methods, outcomes)
     _run(grid, "all methods", grid.all_trials(), outcomes)
     return outcomes

@@ -319,3 +319,14 @@ def test_item_vectors_are_learnt_by_one_trial_before_the_others_need_them():
     assert others == configs[2:]
     assert _by_what_is_learnt([alone]) == [[alone]]
     assert _by_what_is_learnt([]) == []
+
+
+def test_what_is_tried_depends_on_ids_alone_where_any_of_it_starts_from_them_or_is_made_of_their_model():
+    weights = {"rat.alignment.weight": [0, 0.1]}
+    rates = {"rat.training.learning_rate": [0.01, 0.02]}
+    search = {"llmemb": weights, **dict.fromkeys(("none", "melt", "llm2x", "said", "tslrec"), rates)}
+    grid = make_grid(search=search)
+    rests = [method for method in grid.config.methods if grid.rests_on_ids(method)]
+    assert rests == ["melt", "tslrec", "text_sum", "llmemb"]
+    without = make_grid(rat={"alignment": {"weight": 0}}, search={**search, "llmemb": rates})
+    assert not without.rests_on_ids("llmemb")

@@ -19,11 +19,11 @@ from llmemb.rat.recommender import RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
 from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
-from llmemb.study.grid import Grid
+from llmemb.study.grid import Grid, Trial
 from llmemb.study.report import search_table
 from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
-from llmemb.study.trials import Outcome
+from llmemb.study.trials import Outcome, Outcomes
 from tests.pages import DESK, PHONE, check_fits
 from tests.snapshots import write_snapshot
 
@@ -199,6 +199,31 @@ def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_p
     assert table is not None
     [(_, rows)] = table.blocks
     assert [(row[1].text, row[1].bold) for row in rows] == [("0.1000", False), ("0.3000", True), ("0.2000", False)]
+
+
+def test_what_rests_on_no_ids_alone_is_searched_beside_them(study, tmp_path, monkeypatch):
+    waves: list[list[str]] = []
+
+    def pretend(configs: list[RatConfig], **rest: object) -> list[Outcome]:
+        waves.append([config.method for config in configs])
+        digits = [storage.name(config.output)[-4:] for config in configs]  # of a fingerprint: as good as drawn
+        return [Outcome(None, int(four, 16) / 16**4, 1.0, 1.0, 1) for four in digits]
+
+    def trained() -> tuple[Outcomes, list[Trial]]:
+        waves.clear()
+        grid = Grid(study.model_copy(update=changed), "dataset")
+        return train_all(grid), list(grid.all_trials())
+
+    monkeypatch.setattr(run, "run_trials", pretend)
+    monkeypatch.setattr(run, "make_embeddings", lambda *_: {})
+    methods = ("none", "melt", "llm2x")
+    search = {method: {"rat.training.learning_rate": (0.01, 0.02)} for method in methods}
+    changed = {"output": str(tmp_path), "methods": methods, "search": search, "ablations": {}, "sensitivity": {}}
+    found = trained()
+    assert waves == [["none"] * 2 + ["llm2x"] * 2, ["none"], ["melt"] * 2, ["melt", "llm2x"]]
+    monkeypatch.setattr(Grid, "rests_on_ids", lambda *_: True)
+    assert trained() == found
+    assert waves == [["none"] * 2, ["none"], ["melt"] * 2 + ["llm2x"] * 2, ["melt", "llm2x"]]
 
 
 @pytest.mark.parametrize("tried", [{"rat.melt.user_weight": (0.1, 0.2)}, {"rat.training.learning_rate": (0.01, 0.01)}])
