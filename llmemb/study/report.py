@@ -106,7 +106,7 @@ def compare(grid: Grid, outcomes: Outcomes, measure: Measure) -> Results:
     }
     ablated = [row(name, trials) for name, trials in grid.ablations().items()]
     varied = {
-        path: [row(f"{value:g}", trials) for value, trials in by_value.items()]
+        path: [row(f"{value:.12g}", trials) for value, trials in by_value.items()]
         for path, by_value in grid.sensitivity().items()
     }
     baselines = measure.baselines(_snapshot(grid))

@@ -77,7 +77,7 @@ def _check_sensitivity(grid: Grid) -> None:
             same = found.setdefault(grid.rat_config(trials[0]).output, value)
             if same != value:
                 raise InputError(
-                    f"sensitivity.{path}: {same:g} and {value:g} are the same trial: expected a setting that the "
+                    f"sensitivity.{path}: {same:.12g} and {value:.12g} are the same trial: expected a setting that the "
                     "method reads"
                 )
 
@@ -92,7 +92,7 @@ def train_all(grid: Grid) -> Outcomes:
     """
     outcomes: Outcomes = {}
     methods = [method for method in grid.config.methods if method != "none"]
-    if "none" in grid.config.methods or any(map(grid.started_from, grid.all_trials())):
+    if grid.ids_alone():
         at_once = [method for method in methods if not grid.rests_on_ids(method)]
         _choose(grid, ["none", *at_once], outcomes)
         _run(grid, "IDs alone", grid.ids_alone(), outcomes)

@@ -41,6 +41,15 @@ def test_a_task_that_runs_out_of_memory_is_not_tried_again(ray_local, tmp_path, 
     assert len(tries) == 1
 
 
+def diverge() -> None:
+    raise FloatingPointError("epoch 1: loss nan")
+
+
+def test_numbers_that_stop_being_finite_are_one_line(ray_local):
+    with pytest.raises(InputError, match="^vectors: epoch 1: loss nan$"):
+        run_task("vectors", diverge, request=Request(cpus=1))
+
+
 def test_a_task_that_no_node_has_memory_for_is_found_out(ray_local, monkeypatch, capsys):
     monkeypatch.setattr(tasks, "NODE_WAIT_SECONDS", 0.1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -81,6 +81,15 @@ def test_without_room_for_any_worker_it_says_what_it_waits_for(
     assert "rank: waits for nodes: there is room for 0 of 1 workers" in capsys.readouterr().out
 
 
+def damaged() -> TextSimilarity:
+    raise InputError("recommender: its weights were cut")
+
+
+def test_a_model_that_no_worker_can_load_is_the_users_one_line(ray_local: None, question: Question) -> None:
+    with pytest.raises(InputError, match="recommender: its weights were cut"):
+        answer(damaged, question, num_workers=2, on_progress=lambda done: None)
+
+
 def test_bad_scores_on_a_worker_are_the_users_one_line(ray_local: None, question: Question) -> None:
     load = functools.partial(TextSimilarity, np.full((NUM_ITEMS, 2), np.nan, dtype=np.float32), last_items=1)
     with pytest.raises(Exception) as failure:  # noqa: PT011 (Ray wraps it)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llmemb.data.sequences import LeaveOneOut, Sequences
+from llmemb.errors import InputError
 from llmemb.rat.config import TrainingConfig
 from llmemb.rat.training import Auxiliary, Step, TrainableRecommender, learning_rate, train, validation_ndcg
 from llmemb.srs.backbone import BACKBONES, make_backbone
@@ -107,6 +108,22 @@ def test_an_auxiliary_loss_is_added_once_in_every_step():
 def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: loss nan"):
         fit(auxiliary=Constant(float("nan")))
+
+
+class OneOfTwo(Worker):
+    """Beside one whose checkpoint has three epochs more."""
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        return values + 3
+
+
+def test_workers_that_read_different_checkpoints_do_not_train_together(tmp_path):
+    model, uri = make_model(), f"{tmp_path}/checkpoint.safetensors"
+    targets = LeaveOneOut().targets(CIRCLE, "validation")
+    with pytest.raises(
+        InputError, match=f"{uri}: one worker finds 3 finished epochs and another 0; .* all of them share"
+    ):
+        train(model, CIRCLE, targets, SETTINGS, seed=0, worker=OneOfTwo(), checkpoint_uri=uri)
 
 
 def test_the_learning_rate_rises_and_falls_linearly():

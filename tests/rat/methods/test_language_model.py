@@ -193,6 +193,15 @@ def test_tslrec_tells_frequencies_from_what_the_model_makes_of_the_newest_items(
     assert told == [pytest.approx(np.mean(expected), rel=1e-5)]
 
 
+@pytest.mark.parametrize(("method", "learn"), [("said", learn_said_vectors), ("tslrec", learn_tslrec_vectors)])
+def test_a_training_that_diverges_ends_at_once(method, learn, tiny_encoder, tiny_dataset):
+    told = []
+    inputs = make_inputs(method, tiny_dataset, tiny_encoder, **{method: {"epochs": 50, "learning_rate": 1e30}})
+    with pytest.raises(FloatingPointError, match=f"loss nan; a lower {method}.learning_rate may help"):
+        learn(inputs, CPU, lambda *epoch: told.append(epoch))
+    assert len(told) < 3
+
+
 @pytest.mark.parametrize("kind", ["causal", "encoder-only"])
 def test_tslrec_hands_on_what_the_model_makes_of_each_item_alone(kind, llama, tiny_encoder, tiny_dataset, monkeypatch):
     made = []
