@@ -46,7 +46,7 @@ def diverge() -> None:
 
 
 def test_numbers_that_stop_being_finite_are_one_line(ray_local):
-    with pytest.raises(InputError, match="^vectors: epoch 1: loss nan$"):
+    with pytest.raises(InputError, match=r"^vectors: epoch 1: loss nan$"):
         run_task("vectors", diverge, request=Request(cpus=1))
 
 
