@@ -11,17 +11,19 @@ from llmemb.study.run import check_details
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 PAGE = CONFIGS.parents[1] / "docs" / "study.md"
-STUDIES = sorted(path.parent.name for path in CONFIGS.glob("*/study.yaml"))
+STUDIES = sorted(f"{path.parent.name}/{path.stem}" for path in CONFIGS.glob("*/study*.yaml"))
 
 
 def test_all_are_here():
-    assert STUDIES == ["beauty", "demo", "games", "paper-beauty", "paper-fashion", "paper-yelp"]
+    folders = ["beauty", "demo", "games", "paper-beauty", "paper-fashion", "paper-yelp"]
+    assert set(STUDIES) == {"beauty/study-backbones", *(f"{folder}/study" for folder in folders)}
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_trial_of_a_shipped_study_has_a_config(name):
-    config = StudyConfig.load(str(CONFIGS / name / "study.yaml"))
-    prepare = PrepareConfig.load(str(CONFIGS / name / "prepare.yaml"))
+    path = CONFIGS / f"{name}.yaml"
+    config = StudyConfig.load(str(path))
+    prepare = PrepareConfig.load(str(path.with_name("prepare.yaml")))
     assert config.dataset == prepare.output
     grid = Grid(config, "fingerprint")
     check_details(grid)
@@ -31,9 +33,17 @@ def test_every_trial_of_a_shipped_study_has_a_config(name):
     assert (len(outputs) > table) == bool(config.ablations or config.sensitivity)
 
 
-@pytest.mark.parametrize(("name", "number", "told"), [("demo", 23, "23"), ("beauty", 132, "132"), ("games", 6, "six")])
+@pytest.mark.parametrize(
+    ("name", "number", "told"),
+    [
+        ("demo/study", 23, "23"),
+        ("beauty/study-backbones", 39, "39"),
+        ("beauty/study", 132, "132"),
+        ("games/study", 6, "six"),
+    ],
+)
 def test_the_page_says_how_many_recommenders_a_study_makes(name, number, told):
-    grid = Grid(StudyConfig.load(str(CONFIGS / name / "study.yaml")), "fingerprint")
+    grid = Grid(StudyConfig.load(str(CONFIGS / f"{name}.yaml")), "fingerprint")
     [row] = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |")]
     assert len(grid.purposes()) == number
     assert f" {told} recommenders" in row
