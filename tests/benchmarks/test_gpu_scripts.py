@@ -37,5 +37,5 @@ def test_fine_tuning_needs_peft_beside_them():
     header, tiny, loaded = run("scft_gpu.py", "--pairs=8", "--steps=1", "--tokens-per-chunk=100")
     assert re.fullmatch(r"CPU, torch\.float32: [\d.]+ TFLOP/s measured in a square product", header)
     assert re.fullmatch(r"tiny: [\d,]+ tokens/s, \d+% of that", tiny)
-    modules = ["contrastive", "encoder", "encoder.batching", "encoder.packed", "scft", "scft.gradient_cache"]
+    modules = ["contrastive", "encoder", "encoder.batching", "encoder.packed", "scft", "scft.gradient_cache", "workers"]
     assert loaded == " ".join(["loaded: llmemb", *(f"llmemb.{name}" for name in modules)])
