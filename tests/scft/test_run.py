@@ -140,12 +140,12 @@ def kills_itself(*, at_step: int, output: Path, log: Path):
         original = training.Training.step
 
         def step(self):
-            if self._rank == 0 and not hasattr(self, "started"):
+            if self._worker.rank == 0 and not hasattr(self, "started"):
                 self.started = True
                 with (log / "starts").open("a") as starts:
                     starts.write(f"{self.progress.step}\n")
             marker = log / f"killed-{at_step}"
-            if self._rank == 0 and self.progress.step == at_step and not marker.exists():
+            if self._worker.rank == 0 and self.progress.step == at_step and not marker.exists():
                 marker.touch()
                 deadline = time.monotonic() + 60
                 while not any(saved >= at_step - 1 for saved in saved_steps(output)) and time.monotonic() < deadline:
