@@ -1,6 +1,7 @@
-"""The streams of random numbers that come from one seed, so that no two things are drawn from the same one.
+"""The streams of random numbers that come from one seed, named where they are told apart by a number.
 
-What is drawn by (seed, epoch) alone, such as the order of an epoch, has a stream of no number.
+What is drawn by (seed, epoch) alone, the order of an epoch, has no such number: a stream without a place is that of the
+epoch of its number, as unlike as any two things that are not drawn together.
 """
 
 from enum import IntEnum

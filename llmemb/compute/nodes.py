@@ -29,7 +29,7 @@ def worker_threads(planned: int) -> int:
 
 def room_for(request: Request) -> int:
     """How many workers that ask for it the nodes have room for."""
-    return sum(map(request.fits, _nodes(request.labels)))
+    return sum(map(request.room_in, _nodes(request.labels)))
 
 
 def say_if_waiting(work: str, num_workers: int, request: Request) -> None:

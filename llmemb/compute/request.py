@@ -43,7 +43,7 @@ class Request:
         memory = [f"{self.memory / 2**30:.0f} GiB of memory"] if self.memory else []
         return memory + [f"{number} {kind}" for kind, number in (("CPU", self.cpus), ("GPU", self.gpus)) if number]
 
-    def fits(self, resources: Mapping[str, float]) -> int:
+    def room_in(self, resources: Mapping[str, float]) -> int:
         """How many of it a node with these resources has room for."""
         return min(int(resources.get(kind, 0) // number) for kind, number in self.resources.items())
 

@@ -119,6 +119,13 @@ class Dataset:
 
     @cached_property
     def split(self) -> Split:
+        """What is for training, validation and the test.
+
+        Raises:
+            InputError: the dataset is of a time before datasets had one.
+        """
+        if "split" not in self.info:
+            raise InputError(f"dataset: {self.uri}: its {DATASET_FILE} has no split: prepare it again")
         return split_from_info(self.info["split"])
 
     @property

@@ -10,7 +10,7 @@ import torch
 from llmemb import progress, storage
 from llmemb.compute.connection import connect
 from llmemb.compute.devices import check_gpu, has_gpus, own_device
-from llmemb.compute.nodes import cpu_threads, worker_threads
+from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
 from llmemb.compute.tasks import check_memory, run_task
 from llmemb.data.dataset import Dataset
@@ -45,7 +45,8 @@ def ensure_item_vectors(
         The seconds that it took to learn them; 0 where they were there.
 
     Raises:
-        InputError: the folder holds others.
+        InputError: the folder holds others; in a task, the training has diverged.
+        FloatingPointError: in this process it has.
     """
     determined_by = vectors_identity(config, dataset, collaborative)
     if has_item_vectors(folder, determined_by):
@@ -114,6 +115,7 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float
     request = replace(worker_request(threads, labels), memory=memory)
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
     check_memory(title, request)
+    say_if_waiting(title, 1, request)
     with progress.remote_bar(title, total=1, unit="epochs") as board:
         seconds: float = run_task(title, work, board, inputs, request=request)
     return seconds

@@ -23,7 +23,9 @@ class Phases(NamedTuple):
     def of(cls, config: RatConfig) -> Self:
         method = METHODS[config.method]
         return cls(
-            vectors=getattr(config, config.method).epochs if method.learn_vectors else 0,
+            vectors=getattr(config, config.method).epochs
+            if method.learn_vectors
+            else 0,  # a method and its settings have one name
             content=config.content.epochs if config.learns_content else 0,
             training=config.training.max_epochs if method.trains else 0,
         )

@@ -60,6 +60,7 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
     if not is_finished(config, config.output, **belongs):
         missing = _check(pinned, dataset, snapshot, here=here)
     if not claim(config, config.output, **belongs):
+        read_info(config.output)  # one of another format is complete, and of no use
         _remove_leftovers(config.output)  # of a run that was killed at its very end
         print(f"recommender: {config.output} is complete already")
         return

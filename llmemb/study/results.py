@@ -20,6 +20,7 @@ from llmemb.metrics.slices import Slice, slices_of
 from llmemb.rat.config import FusionConfig
 from llmemb.rat.recommender import read_info
 from llmemb.study.config import StudyConfig
+from llmemb.study.trials import reason_of
 
 KS = (5, HEADLINE_K, 20)
 SHOWN_SLICES = ("overall", "head", "tail", "cold", "tail_users")
@@ -104,7 +105,7 @@ class Measure:
                 try:
                     self._remembered(uri, partial(self._stored, uri))
                 except InputError as error:
-                    reasons[uri] = f"cannot be ranked; remove it to have it trained again: {error}"
+                    reasons[uri] = f"cannot be ranked; remove it to have it trained again: {reason_of(error)}"
                 bar.update(number)
         return reasons
 

@@ -17,8 +17,8 @@ from llmemb.compute.request import Request, worker_request
     ],
 )
 def test_a_request_fits_as_often_as_what_there_is_least_of_allows(asked, expected):
-    assert asked.fits({"CPU": 6.0, "GPU": 2.0, "memory": 5.5 * 2**30}) == expected
-    assert asked.fits({}) == 0
+    assert asked.room_in({"CPU": 6.0, "GPU": 2.0, "memory": 5.5 * 2**30}) == expected
+    assert asked.room_in({}) == 0
 
 
 def test_of_what_a_request_does_not_ask_for_ray_hears_nothing():

@@ -50,12 +50,12 @@ def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
 ):
     begun, really = tmp_path / "begun", trials._run
 
-    def run(config: RatConfig, tell: Tell) -> dict[str, str]:
+    def run(config: RatConfig, tell: Tell, *, on_gpu: bool) -> dict[str, str]:
         with begun.open("a") as file:
             file.write(f"{config.method}\n")
         if config.method == "none" and begun.read_text().count("none") < 2:
             os._exit(1)
-        return really(config, tell)
+        return really(config, tell, on_gpu=on_gpu)
 
     monkeypatch.setattr(trials, "_run", run)
     common = {"dataset": tiny_dataset, **SMALL}

@@ -29,6 +29,7 @@ def learn_said_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Floa
 
     Raises:
         InputError: no such model, attributes that the catalogue lacks, or no item with text.
+        FloatingPointError: an epoch's mean loss is not finite.
     """
     config, dataset = inputs.config, inputs.dataset
     assert config.base_model is not None

@@ -30,6 +30,7 @@ def learn_tslrec_vectors(inputs: Inputs, device: torch.device, tell: Tell) -> Fl
 
     Raises:
         InputError: no such model.
+        FloatingPointError: an epoch's mean loss is not finite.
     """
     config, settings = inputs.config, inputs.config.tslrec
     assert config.base_model is not None
