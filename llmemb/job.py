@@ -62,6 +62,7 @@ class _ShowSettings(argparse.Action):
         self._config_class = config_class
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is closed early is no fault
         print(as_text(self._config_class))
         parser.exit()
 

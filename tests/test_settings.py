@@ -73,3 +73,8 @@ def test_settings_of_a_group_that_may_be_left_out_follow_it():
 
     paths = [setting.path for setting in settings_of(EvaluateConfig)]
     assert paths[paths.index("sampled") + 1] == "sampled.num_negatives"
+
+
+def test_a_pager_that_is_closed_early_is_no_fault() -> None:
+    command = f"{sys.executable} {REPOSITORY / 'jobs' / 'prepare.py'} --settings | true"
+    assert subprocess.run(command, shell=True, capture_output=True, check=True).stderr == b""
