@@ -1,7 +1,7 @@
 """The streams of random numbers that come from one seed, named where they are told apart by a number.
 
-What is drawn by (seed, epoch) alone, the order of an epoch, has no such number: a stream without a place is that of the
-epoch of its number, as unlike as any two things that are not drawn together.
+The order of an epoch is drawn by (seed, epoch) and has no such number. A stream without a place is therefore that of the
+epoch of its number; the two draw different things, and nothing compares them.
 """
 
 from enum import IntEnum

@@ -1,7 +1,7 @@
 """Figures, and the last line of a bar."""
 
 import asyncio
-import pickle
+import copy
 import time
 
 import ray
@@ -10,7 +10,7 @@ from llmemb import progress
 
 
 def test_a_figure_is_a_number_that_knows_how_it_is_shown():
-    share = pickle.loads(pickle.dumps(progress.Figure(1 / 12, ".1%")))  # noqa: S301  (as an actor's answer travels)
+    share = copy.deepcopy(progress.Figure(1 / 12, ".1%"))  # as an actor's answer is read
     assert share == 1 / 12
     assert str(share) == "8.3%"
 

@@ -136,7 +136,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
-def _run(config: RatConfig, tell: Tell, *, on_gpu: bool = False) -> dict[str, str]:
+def _run(config: RatConfig, tell: Tell, *, on_gpu: bool) -> dict[str, str]:
     """Trains, or returns why it failed: Tune would try again what is raised, and only a lost process is worth it."""
     try:
         if on_gpu:

@@ -1,6 +1,7 @@
 """The whole job on a catalogue of twelve items, through Ray Train."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def test_a_finished_output_is_kept_and_another_config_is_refused(trained, capsys
     assert storage.read_bytes(f"{trained.output}/metrics.json") == before
     with pytest.raises(InputError, match=r"belongs to another run \(config.seed: 0 there, 5 here\)"):
         run_rat(trained.model_copy(update={"seed": 5}))
+
+
+def test_a_finished_output_of_another_format_is_of_no_use(trained, tmp_path):
+    output = shutil.copytree(trained.output, tmp_path / "copy")
+    info = storage.read_json(f"{output}/recommender.json")
+    storage.write_json(f"{output}/recommender.json", info | {"format": 1})
+    with pytest.raises(InputError, match="has format 1; expected 3: train it again"):
+        run_rat(trained.model_copy(update={"output": str(output)}))
 
 
 def test_method_none_is_the_id_only_recommender_of_any_config(trained, capsys):

@@ -161,6 +161,20 @@ def test_a_recommender_that_cannot_be_ranked_is_a_failed_row(study, tmp_path, mo
     assert {pair for pair, apart in said.items() if apart is None} == {pair for pair in said if "LLMEmb" in pair}
 
 
+def test_one_that_no_worker_can_load_is_a_failed_row_of_one_line(study, ray_local, tmp_path, monkeypatch):
+    shutil.copytree(study.output, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "rankings")
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    trained = storage.read_json(f"{study.output}/study.json")["methods"]["SASRec"]["models"][-1]["runs"]
+    weights = tmp_path / "copy" / "trials" / storage.name(trained[0]) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    changed = {"methods": ("none", "llmemb"), "ablations": {}, "sensitivity": {}, "num_workers": 2}
+    run_study(study.model_copy(update={"output": str(tmp_path / "copy"), **changed}))
+    [failed] = [trial for trial in storage.read_json(f"{tmp_path}/copy/study.json")["trials"] if trial["reason"]]
+    assert failed["reason"].startswith("cannot be ranked; remove it to have it trained again: recommender: ")
+    assert not [word for word in ("\n", "Traceback", "ray::") if word in failed["reason"]]
+
+
 def test_seen_items_fall_for_nobody_where_no_trained_model_lets_them(study, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "_tune", lambda *arguments: {})
     changed = {"output": str(tmp_path), "methods": ("none",), "ablations": {}, "sensitivity": {}}
