@@ -1,6 +1,6 @@
 """The streams of random numbers that come from one seed, named where they are told apart by a number.
 
-The order of an epoch is drawn by (seed, epoch) and has no such number. A stream without a place is therefore that of the
+The order of an epoch is drawn by (seed, epoch) and has no such number. A stream without a place is so that of the
 epoch of its number; the two draw different things, and nothing compares them.
 """
 
