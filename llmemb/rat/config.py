@@ -227,7 +227,7 @@ READS: Mapping[str, frozenset[str]] = {
     "melt": frozenset({"collaborative", "melt"}),
     "said": frozenset({"base_model", "prompt", "item_vectors", "said"}),
     "tslrec": frozenset({"base_model", "collaborative", "item_vectors", "tslrec"}),
-    "text_sum": frozenset({"embeddings", "collaborative", "content", "content_maps"}) | CONTENT,
+    "text_sum": frozenset({"embeddings", "content", "content_maps"}) | CONTENT,
 }
 """By method, the keys that it reads and not every method does. What a method does not read is no part of what it makes,
 and is not opened."""
@@ -253,8 +253,8 @@ class RatConfig(JobConfig):
     max_missing_share: float = Field(default=0.01, ge=0, le=1)
     """The share of the dataset's items that the snapshot may lack; these start at zero, and are counted."""
     collaborative: Uri | None = None
-    """The ID-only recommender that ``llmemb`` (with an ``alignment.weight``), ``melt``, ``tslrec`` and ``text_sum``
-    start from, trained there where there is none yet; ``<output>/collaborative`` by default."""
+    """The ID-only recommender that ``llmemb`` (with an ``alignment.weight``), ``melt`` and ``tslrec`` start from,
+    trained there where there is none yet; ``<output>/collaborative`` by default."""
     base_model: ModelUri | None = None
     """The language model of ``said`` and ``tslrec``: a model folder, ``package://NAME/FOLDER``, or a name on the
     Hugging Face hub."""
@@ -350,7 +350,7 @@ class RatConfig(JobConfig):
         unread = self._unread() | dict.fromkeys(["output", *self.execution_keys], True)
         identity = self.only_read().model_dump(mode="json", exclude=unread)
         # Once the logit alone chose it: another recommender by the same settings.
-        return identity | ({"best_epoch_by": "score"} if self.has_content and "adapter" in self.reads else {})
+        return identity | ({"best_epoch_by": "score"} if self.has_content else {})
 
     def only_read(self) -> Self:
         """With whatever the method does not read at its default: nobody opens it or counts it as an input.

@@ -74,21 +74,19 @@ def fit(
     if config.learns_content:  # first: what it adds to a score counts when the best epoch is chosen
         of_content = progress.within(tell, after=phases.training)
         learnt = ensure_content(config, dataset, model, precision=precision, worker=worker, tell=of_content)
-    history: list[Epoch] = []
     trained = time.monotonic()
-    if METHODS[config.method].trains:
-        history = train(
-            model,
-            dataset.train,
-            validation,
-            config.training,
-            seed=config.seed,
-            adapter_rate=config.adapter.learning_rate_factor,
-            precision=precision,
-            worker=worker,
-            checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
-            tell=progress.within(tell, before=phases.content),
-        )
+    history = train(
+        model,
+        dataset.train,
+        validation,
+        config.training,
+        seed=config.seed,
+        adapter_rate=config.adapter.learning_rate_factor,
+        precision=precision,
+        worker=worker,
+        checkpoint_uri=storage.join(config.output, CHECKPOINT_FILE),
+        tell=progress.within(tell, before=phases.content),
+    )
     # A run that went on after a stop took the time of all its epochs; that of what came before is not known any more.
     started += time.monotonic() - trained - sum(epoch.seconds for epoch in history)
     fusion, tried = fuse(
@@ -132,11 +130,11 @@ def recommender_label(config: RatConfig) -> str:
 
 def summarise(history: list[Epoch], fusion: Fusion, tried: list[Fusion]) -> dict[str, Any]:
     """The training part of ``metrics.json``."""
-    best = max(history, key=lambda epoch: epoch.validation_ndcg, default=None)
+    best = max(history, key=lambda epoch: epoch.validation_ndcg)
     return {
         "validation": {"ndcg@10": fusion.validation_ndcg, "tail_ndcg@10": fusion.validation_tail_ndcg},
         "fusion": {"chosen": asdict(fusion), "tried": [asdict(weights) for weights in tried]},
-        "best_epoch": None if best is None else best.epoch,
+        "best_epoch": best.epoch,
         "epochs": [epoch.summary() for epoch in history],
         "step_losses": [loss for epoch in history for loss in epoch.step_losses],
     }

@@ -27,5 +27,5 @@ class Phases(NamedTuple):
             if method.learn_vectors
             else 0,  # a method and its settings have one name
             content=config.content.epochs if config.learns_content else 0,
-            training=config.training.max_epochs if method.trains else 0,
+            training=config.training.max_epochs,
         )

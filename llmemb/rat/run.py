@@ -175,10 +175,10 @@ def _fit_on_ray(config: RatConfig, sources: Sources, seconds_before: float) -> N
 
 def _tell_result(config: RatConfig) -> None:
     metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
-    epochs = f" at epoch {metrics['best_epoch']} of {len(metrics['epochs'])}" if metrics["epochs"] else ""
+    epochs = f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])}"
     validation = metrics["validation"]
     quality = f"validation ndcg@10 {validation['ndcg@10']:.4f} ({validation['tail_ndcg@10']:.4f} on the tail)"
-    print(f"recommender: {config.output}: {recommender_label(config)}, {quality}{epochs}")
+    print(f"recommender: {config.output}: {recommender_label(config)}, {quality} at {epochs}")
 
 
 def _check_collaborative(config: RatConfig, dataset: Dataset, collaborative: str) -> None:

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llmemb.srs.dropout import Dropout
-from llmemb.srs.positions import rank
 
 NORM_EPS = 1e-6  # as published: values are small after the division by the length
 
@@ -21,6 +20,7 @@ class HSTU(nn.Module):
 
     def __init__(self, *, hidden_dim: int, num_blocks: int, num_heads: int, max_seq_len: int, dropout: float) -> None:
         super().__init__()
+        self.max_seq_len = max_seq_len
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             HSTUBlock(hidden_dim, num_heads=num_heads, max_seq_len=max_seq_len, dropout=dropout)
@@ -31,10 +31,10 @@ class HSTU(nn.Module):
         self, vectors: Float[Tensor, "batch seq dim"], mask: Bool[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch seq dim"]:
         """States; those where the mask is False mean nothing. Padding may be on either side and of any amount."""
-        position = rank(mask)
-        distance = (position[:, :, None] - position[:, None, :]).clamp(min=0)  # [batch, query, key]
-        causal = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
-        visible = causal & mask[:, None, :]
+        place = torch.arange(mask.shape[1], device=mask.device)
+        distance = place[:, None] - place  # [query, key]: of items without padding between them, whatever is around
+        visible = (distance >= 0) & mask[:, None, :]
+        distance = distance.clamp(min=0, max=self.max_seq_len - 1)  # padding alone is further away
         states = self.dropout(vectors)
         for block in self.blocks:
             states = block(states, distance, visible)
@@ -63,8 +63,8 @@ class HSTUBlock(nn.Module):
         value, query, key = (
             x.view(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2) for x in heads
         )
-        by_head = self.distance_bias.T.gather(1, distance.flatten().expand(self.num_heads, -1))
-        scores = query @ key.transpose(2, 3) + by_head.view(self.num_heads, batch, length, length).transpose(0, 1)
+        bias = F.embedding(distance, self.distance_bias).permute(2, 0, 1)  # its gradient is ordered on CUDA, too
+        scores = query @ key.transpose(2, 3) + bias
         weights = F.silu(scores) * visible[:, None] / self.max_seq_len  # [batch, heads, query, key]
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, dim)
         return states + self.output(self.dropout(self.mixed_norm(mixed) * gate))

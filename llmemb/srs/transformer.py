@@ -6,11 +6,10 @@ last item", which for LLM item vectors is already a good answer for tail items. 
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llmemb.srs.dropout import Dropout
-from llmemb.srs.positions import age
 
 
 class Transformer(nn.Module):
@@ -50,6 +49,11 @@ class Transformer(nn.Module):
         for block in self.blocks:
             states = block(states, visible[:, None])  # visible: [batch, 1, seq, seq]
         return states
+
+
+def age(mask: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """How many items came after each: 0 for the newest, which answers in serving and must not depend on length."""
+    return mask.flip(1).cumsum(1).flip(1).sub(1).clamp(min=0)
 
 
 class Block(nn.Module):

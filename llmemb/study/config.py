@@ -124,11 +124,10 @@ class StudyConfig(JobConfig):
 
     @model_validator(mode="after")
     def _same_effort(self) -> Self:
-        trained = [method for method in self.methods if METHODS[method].trains]
-        sizes = {method: prod(map(len, self.search.get(method, {}).values())) for method in trained}
+        sizes = {method: prod(map(len, self.search.get(method, {}).values())) for method in self.methods}
         if len(set(sizes.values())) > 1:
             shown = ", ".join(f"{method} {size}" for method, size in sizes.items())
-            raise ValueError(f"search: expected as many combinations for every method that trains, got {shown}")
+            raise ValueError(f"search: expected as many combinations for every method, got {shown}")
         for stage, keys in SET_BY_THE_STUDY.items():
             if written := [key for key in keys if key in getattr(self, stage)]:
                 raise ValueError(f"{stage}.{written[0]} is set by the study itself: expected no value")

@@ -68,24 +68,14 @@ class Grid:
             yield grid
 
     def trial(self, method: str, backbone: str, seed: int, changed: Mapping[str, Any] | None = None) -> Trial:
-        """The method with its chosen settings, and what an experiment changes in them.
-
-        One that trains nothing has the model of the ID-only recommender that it is made of.
-        """
-        settings = {**self._chosen.get((method, backbone), {}), **(changed or {})}
-        if not METHODS[method].trains:
-            of_ids = self._chosen.get(("none", backbone), {})
-            settings = {path: of_ids[path] for path in of_ids if path.startswith(MODEL)} | settings
-        return Trial(method, backbone, seed, settings)
+        """The method with its chosen settings, and what an experiment changes in them."""
+        return Trial(method, backbone, seed, {**self._chosen.get((method, backbone), {}), **(changed or {})})
 
     def candidates(self, method: str, backbone: str) -> list[Trial]:
         """What is tried to choose a method's settings, with the first seed; nothing where there is no choice."""
         space = self.config.search.get(method, {})  # type: ignore[call-overload]
         combinations = [dict(zip(space, values, strict=True)) for values in product(*space.values())] if space else []
-        first = self.config.seeds[0]
-        if not METHODS[method].trains:  # on the model of the ID-only recommender that the tables will have
-            return [self.trial(method, backbone, first, combination) for combination in combinations]
-        return [Trial(method, backbone, first, combination) for combination in combinations]
+        return [Trial(method, backbone, self.config.seeds[0], combination) for combination in combinations]
 
     def table(self, method: str, backbone: str) -> list[Trial]:
         """A row of the comparison: a trial for every seed."""
@@ -142,7 +132,7 @@ class Grid:
     def rests_on_ids(self, method: str) -> bool:
         """Whether what is tried for a method depends on the settings of the ID-only recommenders."""
         tried = (trial for backbone in self.config.backbones for trial in self.candidates(method, backbone))
-        return not METHODS[method].trains or any(map(self.started_from, tried))
+        return any(map(self.started_from, tried))
 
     def started_from(self, trial: Trial) -> Trial | None:
         """The ID-only trial that one starts from; it has the same model."""

@@ -164,12 +164,10 @@ def _snapshot(grid: Grid) -> Snapshot | None:
 
 
 def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Maps | None:
-    """Maps of the item embeddings of every method that trained some, with the first seed."""
+    """Maps of every method's item embeddings, with the first seed."""
     config = grid.config
     uris = {
-        _label(method): grid.rat_config(grid.table(method, config.for_details)[0]).output
-        for method in config.methods
-        if METHODS[method].trains
+        _label(method): grid.rat_config(grid.table(method, config.for_details)[0]).output for method in config.methods
     }
     loads = {label: partial(read_item_embeddings, uri) for label, uri in uris.items() if outcomes[uri].reason is None}
     if not loads:

@@ -107,7 +107,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
         say_if_waiting(f"study: {title}", 1, request)
         resources = request.resources
     storage.remove(storage.join(output, TUNE_FOLDER))
-    planned = {config.output: sum(Phases.of(config)) or 1 for config in configs}
+    planned = {config.output: sum(Phases.of(config)) for config in configs}
     with progress.remote_bar(f"study: {title}", sum(planned.values()), "epochs", board_class=EpochBoard) as board:
         board.plan.remote(planned)
 

@@ -266,23 +266,24 @@ def test_content_has_its_epochs_in_what_is_told(dataset, embeddings, tmp_path):
     assert told == of_content + in_training
 
 
-def test_the_sum_of_finished_ids_and_text_is_weighed_and_not_trained(trained, tmp_path):
-    settings = trained.model_dump() | {
-        "method": "text_sum",
-        "collaborative": f"{trained.output}/collaborative",
-        "output": str(tmp_path / "sum"),
-        "fusion": {"content_weights": [0.0, 2.0], "tail_price": 0},
+def test_text_beside_ids_changes_which_epoch_is_kept_and_nothing_that_is_trained(dataset, embeddings, tmp_path):
+    fusion = {"content_weights": [0.0, 2.0], "tail_price": 0}
+    configs = {
+        method: config_for(dataset, method=method, embeddings=embeddings, output=str(tmp_path / method), fusion=fusion)
+        for method in ("none", "text_sum")
     }
-    config = RatConfig.model_validate(settings)
-    run_rat(config, here=True)
-    ids, both = Recommender.load(f"{trained.output}/collaborative"), Recommender.load(config.output)
-    torch.testing.assert_close(both.item_embeddings, ids.item_embeddings)
-    metrics = storage.read_json(f"{config.output}/metrics.json")
-    assert metrics["epochs"] == []
-    alone = storage.read_json(f"{trained.output}/collaborative/metrics.json")
-    assert metrics["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
-    chosen = metrics["fusion"]["chosen"]
-    assert (both.content is not None) == (chosen["content_weight"] > 0 or chosen["content_share"] > 0)
+    for config in configs.values():
+        run_rat(config, here=True)
+    alone, both = (storage.read_json(f"{config.output}/metrics.json") for config in configs.values())
+    for of_ids, with_text in zip(alone["epochs"], both["epochs"], strict=False):
+        assert of_ids["loss"] == with_text["loss"]
+    assert any(
+        of_ids["validation_ndcg"] != with_text["validation_ndcg"]
+        for of_ids, with_text in zip(alone["epochs"], both["epochs"], strict=False)
+    )
+    chosen = both["fusion"]["chosen"]
+    recommender = Recommender.load(configs["text_sum"].output)
+    assert (recommender.content is not None) == (chosen["content_weight"] > 0 or chosen["content_share"] > 0)
 
 
 def test_melt_enhances_tail_users_in_its_artifact(tmp_path):

@@ -87,7 +87,7 @@ def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, t
         {"backbone": "torch.nn:Linear"},
         {"method": "said", "base_model": str(tiny_encoder), "prompt": {"attributes": ["tilte"]}},
         {"method": "said", **readable, "item_vectors": f"{trained.output}/item_embeddings"},
-        {"method": "text_sum", "collaborative": f"{trained.output}/collaborative", "model": {"hidden_dim": 8}},
+        {"method": "melt", "collaborative": f"{trained.output}/collaborative", "model": {"hidden_dim": 8}},
     ]
     for number, settings in enumerate(refused):
         output = tmp_path / f"out-{number}"
@@ -142,12 +142,11 @@ def test_a_collaborative_recommender_that_knows_the_text_is_refused(trained, dat
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_are_not_made_from_the_weights_of_another_model(trained, dataset, embeddings, tmp_path):
-    """``text_sum`` goes on with a finished recommender; with other heads all its weights fit and mean nothing."""
+def test_no_method_goes_on_with_the_weights_of_another_model(trained, dataset, tmp_path):
+    """MELT goes on with a finished recommender; with other heads all its weights fit and mean nothing."""
     config = config_for(
         dataset,
-        method="text_sum",
-        embeddings=embeddings,
+        method="melt",
         output=str(tmp_path / "out"),
         collaborative=f"{trained.output}/collaborative",
         model={**SMALL["model"], "num_heads": 2},

@@ -92,7 +92,7 @@ def test_a_study_ends_with_tables_a_report_and_every_figure(study):
     assert results["map_info"]["num_items"] == 20
     assert "<h2>Where the items lie: SASRec</h2>" in page
     drawn = re.findall(r'<svg viewBox[^>]* aria-label="([^"]*), coloured by fifth">(.*?)</svg>', page)
-    assert {name: paths.count("M") for name, paths in drawn} == {"IDs only": 20, "LLMEmb": 20}
+    assert {name: paths.count("M") for name, paths in drawn} == {"IDs only": 20, "IDs + text": 20, "LLMEmb": 20}
     assert "## Methods, 1 + 5 sampled" in tables
     assert "<h2>Methods, 1 + 5 sampled</h2>" in page
     assert "\\toprule" in Path(study.output, "tables.tex").read_text()

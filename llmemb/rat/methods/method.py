@@ -60,7 +60,6 @@ class Method:
         extend: What else it does to the untrained model: where it starts from, a loss of its own, more in its encoder.
         learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
         goes_on: Whether it starts with an ID-only recommender's weights and not only from its item embeddings.
-        trains: Whether there is anything to train.
     """
 
     label: str
@@ -68,7 +67,6 @@ class Method:
     extend: Callable[[Inputs, TrainableRecommender], None] = no_more
     learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
     goes_on: bool = False
-    trains: bool = True
 
 
 def start_from_collaborative(inputs: Inputs, model: TrainableRecommender) -> None:

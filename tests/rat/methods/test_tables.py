@@ -99,12 +99,29 @@ def test_said_keeps_its_vectors_frozen_unless_asked():
     assert trained(make_model(make_inputs("said", said={"freeze": False}))) == {"weight"}
 
 
-def test_text_sum_is_the_finished_ids_with_content_beside_them():
-    inputs = make_inputs("text_sum")
-    model = make_model(inputs)
-    torch.testing.assert_close(model.item_embeddings(), inputs.collaborative.item_embeddings)
-    assert model.content.shape == (6, 5)
-    assert not METHODS["text_sum"].trains
+def test_text_sum_is_llmemb_with_ids_alone_in_its_items():
+    """Whatever its items, an epoch is chosen by the same score: the difference of the two is that of their items."""
+    alone, whole = make_model(make_inputs("text_sum")), make_model(make_inputs("llmemb"))
+    assert trained(alone) == {"weight"}
+    torch.testing.assert_close(alone.content, whole.content)
+    assert alone.encoder.weights == whole.encoder.weights
+    assert alone.encoder.weights.content_weight > 0
+
+
+def test_no_method_with_content_has_id_vectors_of_items_that_nobody_had():
+    for method, settings in (("text_sum", {}), ("llmemb", {"adapter": {"scaling": "none"}})):
+        inputs = make_inputs(method, **settings)
+        unknown = torch.from_numpy(inputs.dataset.popularity[1:] == 0)
+        assert unknown.any()
+        model = make_model(inputs)
+        before = model.table()[unknown].detach().clone()
+        loss = (model.table() - 1).square().sum()
+        loss.backward()
+        with torch.no_grad():
+            for name, parameter in model.table.named_parameters():
+                if "adapter" not in name:
+                    parameter -= parameter.grad
+        torch.testing.assert_close(model.table()[unknown], before)
 
 
 def test_a_method_without_what_it_needs_is_refused():
@@ -139,7 +156,7 @@ OPTIONAL = {
         ("melt", {"melt", "collaborative"}),
         ("said", {"said", "prompt", "base_model", "item_vectors"}),
         ("tslrec", {"tslrec", "base_model", "item_vectors", "collaborative"}),
-        ("text_sum", {"embeddings", "collaborative", "fusion"}),
+        ("text_sum", {"embeddings", "fusion"}),
     ],
 )
 def test_what_a_method_does_not_read_is_no_part_of_what_it_makes(method, read):
@@ -171,8 +188,9 @@ def test_no_epoch_is_chosen_by_content_alone(shares, expected):
 
 def test_what_chose_the_epoch_counts_where_content_is_a_part_of_it():
     by_score = {"best_epoch_by": "score"}.items()
-    assert make_inputs("llmemb").config.identity().items() >= by_score
-    for inputs in (make_inputs("llmemb", fusion={"content": False}), make_inputs("text_sum"), make_inputs("none")):
+    for method in ("llmemb", "text_sum"):
+        assert make_inputs(method).config.identity().items() >= by_score
+    for inputs in (make_inputs("llmemb", fusion={"content": False}), make_inputs("llm2x"), make_inputs("none")):
         assert "best_epoch_by" not in inputs.config.identity()
 
 
