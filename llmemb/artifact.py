@@ -10,12 +10,16 @@ from llmemb.errors import InputError
 RECORD, CONFIG = "job.json", "config.yaml"
 
 
-def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str) -> bool:
+def claim(
+    config: JobConfig, output: str, *, job: str, inputs: dict[str, str], finished_by: str, renew_inputs: bool = False
+) -> bool:
     """Takes an output folder for a run; writes the resolved config there as ``config.yaml``.
 
     Args:
         inputs: Fingerprints of what the job reads.
         finished_by: The file whose presence says that the output is complete.
+        renew_inputs: Whether an output of the same job and config may have other inputs: one that is complete stays as
+            it is, any other becomes one of these.
 
     Returns:
         True if there is work to do, False if this very output is complete already.
@@ -23,13 +27,16 @@ def claim(config: JobConfig, output: str, *, job: str, inputs: dict[str, str], f
     Raises:
         InputError: the folder cannot be written, or holds the output of another job, config or input.
     """
-    if is_finished(config, output, job=job, inputs=inputs, finished_by=finished_by):
-        return False
     record = storage.join(output, RECORD)
-    if not storage.exists(record):
+    # Read first: a record that changes from here on is not the one that is swapped below.
+    found = storage.read_bytes(record) if storage.exists(record) else None
+    begun = json.loads(found)["inputs"] if found and renew_inputs else inputs
+    if is_finished(config, output, job=job, inputs=begun, finished_by=finished_by):
+        return False
+    if found is None or begun != inputs:
         storage.check_writable(output)
         content = json.dumps(_identity(config, job, inputs), indent=2, ensure_ascii=False).encode()
-        if not storage.swap(record, content, None):  # another was faster: the same run, or one that is named
+        if not storage.swap(record, content, found):  # another was faster: the same run, or one that is named
             return not is_finished(config, output, job=job, inputs=inputs, finished_by=finished_by)
     written = storage.join(output, CONFIG)
     if not storage.exists(written):  # also where an earlier run was killed before it came to this

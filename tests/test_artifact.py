@@ -23,9 +23,16 @@ class ToyConfig(JobConfig):
     loss: Loss = Loss()
 
 
-def _claim(output: str, *, job: str = "toy", inputs: dict[str, str] | None = None, **settings: object) -> bool:
-    config = ToyConfig.model_validate({"output": output, **settings})
-    return artifact.claim(config, output, job=job, inputs=inputs or {"dataset": "1"}, finished_by="done.json")
+def _claim(
+    output: str,
+    *,
+    job: str = "toy",
+    inputs: dict[str, str] | None = None,
+    renew_inputs: bool = False,
+    **settings: object,
+) -> bool:
+    config, inputs = ToyConfig.model_validate({"output": output, **settings}), inputs or {"dataset": "1"}
+    return artifact.claim(config, output, job=job, inputs=inputs, finished_by="done.json", renew_inputs=renew_inputs)
 
 
 def test_unfinished_output_is_taken_up_and_a_finished_one_is_kept(tmp_path: Path) -> None:
@@ -62,6 +69,34 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
     _claim(str(tmp_path))
     with pytest.raises(InputError, match=r"inputs\.dataset: 1 there, 2 here"):
         _claim(str(tmp_path), inputs={"dataset": "2"})
+
+
+def test_the_inputs_of_what_is_not_finished_can_be_renewed(tmp_path: Path) -> None:
+    output, grown = str(tmp_path), {"dataset": "2"}
+    _claim(output)
+    assert _claim(output, inputs=grown, renew_inputs=True) is True
+    assert artifact.recorded_inputs(output) == grown
+    with pytest.raises(InputError, match=r"config\.seed: 0 there, 1 here"):
+        _claim(output, inputs={"dataset": "3"}, renew_inputs=True, seed=1)
+    storage.write_json(storage.join(output, "done.json"), {})
+    assert _claim(output, inputs={"dataset": "3"}, renew_inputs=True) is False
+    assert artifact.recorded_inputs(output) == grown
+
+
+def test_of_two_runs_that_renew_the_inputs_at_once_one_has_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, swap = str(tmp_path), storage.swap
+    _claim(output)
+
+    def another_was_faster(uri: str, content: bytes, expected: bytes | None) -> bool:
+        monkeypatch.setattr(storage, "swap", swap)
+        assert _claim(output, inputs={"dataset": "2"}, renew_inputs=True)
+        return swap(uri, content, expected)
+
+    monkeypatch.setattr(storage, "swap", another_was_faster)
+    with pytest.raises(InputError, match=r"inputs\.dataset: 2 there, 3 here"):
+        _claim(output, inputs={"dataset": "3"}, renew_inputs=True)
 
 
 def test_the_same_input_may_lie_elsewhere(tmp_path: Path) -> None:

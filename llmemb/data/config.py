@@ -145,8 +145,9 @@ class Execution(Config):
     bucket_mib: int = Field(default=128, ge=1)
     """About how much of the source one task reads, or shuffles and sorts in memory."""
     keep_finished: bool = False
-    """Keeps a dataset that the same config has made at the output, though its source has changed since: what a night
-    that is tried again wants. Otherwise that is refused."""
+    """Keeps a dataset that the same config has made at the output, though its source has changed since, and makes one
+    that was begun there and not finished of the source as it is now: what a night that is tried again wants. Otherwise
+    both are refused."""
 
 
 class PrepareConfig(JobConfig):

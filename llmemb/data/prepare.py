@@ -36,6 +36,7 @@ from llmemb.errors import InputError
 Run = Callable[[Stage, int, str], list[dict[str, Any]]]
 """A stage, its number of tasks, what it is called: the records."""
 FORMAT_VERSION = 1
+BELONGS: Mapping[str, str] = {"job": "prepare", "finished_by": DATASET_FILE}
 WORK_FOLDER = "_work"
 """With a number of its own for each run."""
 LEFTOVER_AGE = timedelta(days=1)
@@ -102,9 +103,8 @@ def run_prepare(config: PrepareConfig) -> None:
         find_files(config.items, layout.items.suffixes), find_files(config.interactions, layout.interactions.suffixes)
     )
     inputs = sources.fingerprints
-    if config.execution.keep_finished and storage.exists(storage.join(config.output, DATASET_FILE)):
-        inputs = artifact.recorded_inputs(config.output)
-    if not artifact.is_finished(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE):
+    begun = artifact.recorded_inputs(config.output) if config.execution.keep_finished else {}
+    if not artifact.is_finished(config, config.output, inputs=begun or inputs, **BELONGS):
         on_ray = sources.content_mib > config.execution.in_process_mib
         with _work(config, sources, on_ray=on_ray) as work:
             _make(work, sources, inputs, on_ray=on_ray)
@@ -121,7 +121,9 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
     work = replace(work, ids=catalogue.ids)
     kept = _read_interactions(work, sources, catalogue.num_items, run)
     split = _split(config, kept)
-    artifact.claim(config, config.output, job="prepare", inputs=inputs, finished_by=DATASET_FILE)
+    renew_inputs = config.execution.keep_finished
+    if not artifact.claim(config, config.output, inputs=inputs, renew_inputs=renew_inputs, **BELONGS):
+        return  # another run was faster
     stage: Stage = partial(passes.write_items, shuffle=catalogue.shuffle, num_files=catalogue.num_files, work=work)
     files = {"items": run(stage, catalogue.num_files, "write items")}
     num_user_files = max(
@@ -132,7 +134,10 @@ def _make(work: Work, sources: Sources, inputs: dict[str, str], *, on_ray: bool)
         passes.write_sequences, rule=kept.rule, split=split_from_info(split), num_files=num_user_files, work=work
     )
     files["sequences"] = run(stage, num_user_files, "write sequences")
+    _remove_stale(config.output, files)
     info = _info(work, catalogue, kept, split=split, files=files, inputs=inputs)
+    # Raises where another run has renewed the inputs meanwhile: the files may be its own.
+    artifact.is_finished(config, config.output, inputs=inputs, **BELONGS)
     storage.write_json(storage.join(config.output, DATASET_FILE), info)
 
 
@@ -300,6 +305,15 @@ def _remove_leftovers(output: str) -> None:
             newest = max((entry.modified for entry in storage.list_tree(folder)), default=now)
             if now - newest > LEFTOVER_AGE:
                 storage.remove(folder)
+
+
+def _remove_stale(output: str, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Removes what a run that was killed wrote of other sources, where it has more files."""
+    for folder, entries in files.items():
+        written = {entry["file"] for entry in entries}
+        for uri in storage.list_files(storage.join(output, folder)):
+            if storage.name(uri) not in written:
+                storage.remove(uri)
 
 
 def _info(

@@ -677,6 +677,38 @@ def test_interrupted_dataset_is_finished_by_another_run(tables: Tables) -> None:
     assert tables.prepare().info == whole
 
 
+def test_a_night_that_was_killed_before_its_dataset_stood_is_tried_again_with_other_logs(tables: Tables) -> None:
+    storage.remove(f"{tables.prepare(storage={'users_per_file': 1}).uri}/dataset.json")
+    changed = pl.concat([INTERACTIONS, INTERACTIONS[1:2]]).filter(pl.col("user_id") != "u2")  # of two users' files one
+    tables.write(interactions=changed)
+    once_more: dict[str, Any] = {"execution": {"keep_finished": True}, "storage": {"users_per_file": 1}}
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.interactions"):
+        tables.prepare(storage={"users_per_file": 1})
+    with pytest.raises(InputError, match=r"belongs to another run \(config\.filters"):
+        tables.prepare(**once_more, filters={"min_item_interactions": 2})
+    dataset = tables.prepare(**once_more)
+    fresh = tables.prepare(**once_more, output=tables.output + "-fresh")
+    assert dataset.info == fresh.info
+    for folder in ("items", "sequences"):
+        assert len(storage.list_files(f"{dataset.uri}/{folder}")) == len(dataset.info["files"][folder])
+    record = storage.read_json(f"{dataset.uri}/job.json")
+    assert record["inputs"] == dataset.info["source"]["fingerprints"]
+
+
+def test_a_run_whose_inputs_another_renewed_finishes_nothing(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_stale = prepare._remove_stale
+
+    def another_began(output: str, files: Any) -> None:
+        remove_stale(output, files)
+        record = storage.read_json(f"{output}/job.json")
+        storage.write_json(f"{output}/job.json", record | {"inputs": record["inputs"] | {"interactions": "grown"}})
+
+    monkeypatch.setattr(prepare, "_remove_stale", another_began)
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.interactions: grown there"):
+        tables.prepare(execution={"keep_finished": True})
+    assert not storage.exists(f"{tables.output}/dataset.json")
+
+
 def _named(ids: list[str]) -> pl.DataFrame:
     return pl.DataFrame({"item_id": ids, "title": ids})
 
