@@ -294,7 +294,8 @@ def write_recommender(
     """
     if is_recommender(uri):
         return
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    # Cloned: the format refuses tensors that share memory, as those of a block that occurs twice do.
+    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in model.state_dict().items()}
     content = safetensors.torch.save(weights)
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), content)
     parts: dict[str, str | None] = {"weights": storage.checksum(content), ITEM_CONTENT_FOLDER: None}

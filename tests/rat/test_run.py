@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from llmemb import storage
 from llmemb.embed.snapshot import Snapshot
@@ -17,6 +19,22 @@ from llmemb.rat.config import RatConfig
 from llmemb.rat.recommender import Recommender
 from llmemb.rat.run import run_rat
 from tests.rat.conftest import NUM_ITEMS, SMALL, config_for, prepare, publish, publish_second
+
+SHARED_BLOCKS = """
+from torch import nn
+
+class Twice(nn.Module):
+    def __init__(self, *, hidden_dim, **sizes):
+        super().__init__()
+        block = nn.Linear(hidden_dim, hidden_dim)
+        nn.init.eye_(block.weight)
+        self.blocks = nn.ModuleList([block] * 2)
+
+    def forward(self, vectors, mask):
+        for block in self.blocks:
+            vectors = block(vectors)
+        return vectors
+"""
 
 
 def test_a_finished_output_is_kept_and_another_config_is_refused(trained, capsys):
@@ -201,6 +219,21 @@ def test_the_documented_backbone_of_ones_own_trains_and_loads_again(trained, dat
     recommender = Recommender.load(own["output"])
     assert recommender.label == "MeanSoFar"
     assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24
+
+
+def test_a_backbone_with_a_block_that_occurs_twice_is_written_and_loads_again(trained, dataset, tmp_path, monkeypatch):
+    (tmp_path / "shared_blocks.py").write_text(SHARED_BLOCKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shared_blocks", raising=False)
+    own = {"backbone": "shared_blocks:Twice", "output": str(tmp_path / "own")}
+    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
+    recommender = Recommender.load(own["output"])
+    first, second = recommender._encoder.backbone.blocks
+    assert first is second
+    assert not torch.equal(first.weight, torch.eye(4))
+    written = safetensors.torch.load(storage.read_bytes(f"{own['output']}/model.safetensors"))
+    for number in range(2):
+        assert torch.equal(written[f"encoder.backbone.blocks.{number}.weight"], first.weight)
 
 
 def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trained, tiny_encoder, tmp_path):
