@@ -1,9 +1,11 @@
 """The nodes of a cluster: their CPU threads, and the room that they have."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from llmemb.compute.request import Request
+from llmemb.errors import InputError
 
 
 def cpu_threads(num_workers: int, labels: Mapping[str, str] | None = None) -> int:
@@ -42,6 +44,25 @@ def say_if_waiting(work: str, num_workers: int, request: Request) -> None:
             f"({', '.join(request.parts)} each{where})",
             flush=True,
         )
+
+
+def check_room(work: str, request: Request, *, setting: str) -> None:
+    """Finds out before any work whether one worker would wait for ever: a Ray of this machine alone gets no other node.
+
+    Args:
+        setting: The key that says how many CPUs a worker has.
+
+    Raises:
+        InputError: this machine has no room for one, and there is no cluster.
+    """
+    if os.environ.get("RAY_ADDRESS") or room_for(request):
+        return
+    cpus = max((int(resources.get("CPU", 0)) for resources in _nodes(None)), default=0)
+    asked = request.parts + [f"{key}={value}" for key, value in request.labels.items()]
+    raise InputError(
+        f"{setting if request.cpus > cpus else work}: a worker asks for {', '.join(asked)}; this machine has {cpus} "
+        "CPU; expected no more, or a cluster to run on (RAY_ADDRESS)"
+    )
 
 
 def _nodes(labels: Mapping[str, str] | None) -> list[dict[str, float]]:

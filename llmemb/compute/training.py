@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from llmemb.compute.nodes import room_for, say_if_waiting
+from llmemb.compute.nodes import check_room, room_for, say_if_waiting
 from llmemb.compute.request import worker_request
 from llmemb.errors import InputError
 
@@ -74,11 +74,12 @@ def training_workers(
         labels: Those of the nodes to train on.
 
     Raises:
-        InputError: there are too many for a Ray of this machine alone, which gets no other node.
+        InputError: they, or the CPUs of one, are too many for a Ray of this machine alone, which gets no other node.
     """
     import ray.train
 
     request = worker_request(threads, labels, beside_gpu=0)
+    check_room("training", request, setting="engine.threads_per_worker")
     number: Any = num_workers if min_workers is None else (min_workers, num_workers)
     needed = min_workers or num_workers
     room = room_for(request)

@@ -10,7 +10,7 @@ import torch
 from llmemb import progress, storage
 from llmemb.compute.connection import connect
 from llmemb.compute.devices import check_gpu, has_gpus, own_device
-from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
+from llmemb.compute.nodes import check_room, cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
 from llmemb.compute.tasks import check_memory, run_task
 from llmemb.data.dataset import Dataset
@@ -45,7 +45,7 @@ def ensure_item_vectors(
         The seconds that it took to learn them; 0 where they were there.
 
     Raises:
-        InputError: the folder holds others; in a task, the training has diverged.
+        InputError: the folder holds others; in a task, no node has room for it, or the training has diverged.
         FloatingPointError: in this process it has.
     """
     determined_by = vectors_identity(config, dataset, collaborative)
@@ -112,8 +112,10 @@ def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float
         device = torch.device("cuda" if on_gpu else "cpu")
         return learn(inputs, folder, info, device=device, tell=progress.to_board(board))
 
-    request = replace(worker_request(threads, labels), memory=memory)
+    request = worker_request(threads, labels)
     title = f"rat: {METHODS[inputs.config.method].label}'s item vectors"
+    check_room(title, request, setting="engine.threads_per_worker")
+    request = replace(request, memory=memory)
     check_memory(title, request)
     say_if_waiting(title, 1, request)
     with progress.remote_bar(title, total=1, unit="epochs") as board:

@@ -9,7 +9,7 @@ from typing import Any
 from llmemb import progress, storage
 from llmemb.compute.connection import connect
 from llmemb.compute.devices import check_gpu, has_gpus
-from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
+from llmemb.compute.nodes import check_room, cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
 from llmemb.job import find_input_error
 from llmemb.progress import Tell
@@ -56,6 +56,9 @@ def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, setting
 
     Returns:
         An outcome for each, in order.
+
+    Raises:
+        InputError: this machine has not the CPUs that one trial is to have, and there is no cluster.
     """
     todo = {config.output: config for config in configs if not is_recommender(config.output)}
     if configs and len(todo) < len(configs):
@@ -104,6 +107,7 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     on_gpu = alone and has_gpus()
     if alone:
         request = worker_request(threads, beside_gpu=settings.cpus or 1)
+        check_room(f"study: {title}", request, setting="trials.cpus")
         say_if_waiting(f"study: {title}", 1, request)
         resources = request.resources
     storage.remove(storage.join(output, TUNE_FOLDER))

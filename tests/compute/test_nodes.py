@@ -1,8 +1,9 @@
 import pytest
 import ray
 
-from llmemb.compute.nodes import cpu_threads, say_if_waiting, worker_threads
+from llmemb.compute.nodes import check_room, cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import Request
+from llmemb.errors import InputError
 
 
 @pytest.mark.parametrize(("num_workers", "threads"), [(1, 6), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (100, 1)])
@@ -67,3 +68,16 @@ def test_a_worker_with_a_gpu_has_that_gpus_share_of_its_nodes_cpus(own_gpus):
 def test_it_is_said_when_workers_have_no_room(nodes, capsys, num_workers, asked, said):
     say_if_waiting("embed", num_workers, asked)
     assert capsys.readouterr().out == (f"embed: waits for nodes: {said}\n" if said else "")
+
+
+def test_a_worker_that_would_wait_for_ever_on_this_machine_alone_is_refused(nodes, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_room("study", Request(cpus=6), setting="trials.cpus")
+    wanted = r"; expected no more, or a cluster to run on \(RAY_ADDRESS\)$"
+    with pytest.raises(InputError, match=rf"^trials\.cpus: a worker asks for 8 CPU; this machine has 6 CPU{wanted}"):
+        check_room("study", Request(cpus=8), setting="trials.cpus")
+    elsewhere = Request(cpus=2, labels={"market": "none"})  # no fault of its CPUs
+    with pytest.raises(InputError, match=r"^study: a worker asks for 2 CPU, market=none; this machine has 6 CPU"):
+        check_room("study", elsewhere, setting="trials.cpus")
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start more")
+    check_room("study", Request(cpus=8), setting="trials.cpus")

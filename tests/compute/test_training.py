@@ -16,6 +16,8 @@ def test_this_machine_alone_gets_no_other_node_to_train_on(nodes, monkeypatch, c
         InputError, match=r"^num_workers: this machine has room for \d+ of 99 workers; expected no more"
     ):
         training_workers(99, threads=1, labels=labels)
+    with pytest.raises(InputError, match=r"^engine\.threads_per_worker: a worker asks for 64 CPU"):
+        training_workers(1, threads=64, labels=labels)
     assert training_workers(4, threads=1, labels=labels).num_workers == 4
     assert capsys.readouterr().out == ""
     monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may start more")

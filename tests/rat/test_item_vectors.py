@@ -14,7 +14,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError
 from llmemb.rat import item_vectors
-from llmemb.rat.config import RatConfig, TrainingConfig
+from llmemb.rat.config import EngineConfig, RatConfig, TrainingConfig
 from llmemb.rat.item_vectors import ensure_item_vectors
 from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import read_vectors
@@ -88,5 +88,13 @@ def test_vectors_that_are_no_numbers_are_told_and_not_kept(config, tmp_path, mon
 def test_a_model_that_no_node_has_memory_for_is_found_out(ray_local, config, tmp_path, monkeypatch):
     monkeypatch.setattr(item_vectors, "float32_memory", lambda _: 2**45)
     with pytest.raises(InputError, match="rat: SAID's item vectors: no node of the cluster has 32768 GiB of memory"):
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_threads_than_this_machine_alone_has_are_refused(ray_local, config, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = config.model_copy(update={"engine": EngineConfig(threads_per_worker=64)})
+    with pytest.raises(InputError, match=r"^engine\.threads_per_worker: a worker asks for 64 CPU, market=!spot"):
         ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
     assert not list(tmp_path.iterdir())

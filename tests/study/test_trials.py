@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from llmemb import storage
+from llmemb.errors import InputError
 from llmemb.progress import Tell
 from llmemb.rat.config import EngineConfig, RatConfig
 from llmemb.rat.recommender import Recommender
@@ -73,6 +74,14 @@ def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
     [outcome] = run_trials([lost], title="test", output=str(tmp_path), settings=TrialsConfig())
     assert outcome.reason is not None
     assert begun.read_text() == "none\n"
+
+
+def test_more_cpus_for_a_trial_than_this_machine_alone_has_are_refused(tiny_dataset, ray_local, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = RatConfig.model_validate({"dataset": tiny_dataset, "output": str(tmp_path / "none"), "method": "none"})
+    with pytest.raises(InputError, match=r"^trials\.cpus: a worker asks for 64 CPU; this machine has 2 CPU"):
+        run_trials([config], title="test", output=str(tmp_path), settings=TrialsConfig(cpus=64))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_board_counts_the_epochs_that_are_left():
