@@ -39,7 +39,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     worker = Worker.here()
     torch.set_num_threads(worker_threads(arguments["threads"]))
     fit(
-        RatConfig.model_validate(arguments["config"]),
+        RatConfig.parse(arguments["config"]),
         arguments["sources"],
         worker=worker,
         seconds_before=arguments["seconds_before"],

@@ -119,8 +119,8 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
             import torch
 
             torch.set_num_threads(settings.cpus or worker_threads(threads))
-            config = RatConfig.model_validate(parameters[chosen["output"]])
-            return _run(config, partial(_tell, board, config.output), on_gpu=on_gpu)
+            uri = chosen["output"]
+            return _run(parameters[uri], partial(_tell, board, uri), on_gpu=on_gpu)
 
         results: Any = tune.Tuner(
             tune.with_resources(train, resources),
@@ -140,11 +140,12 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
     return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
-def _run(config: RatConfig, tell: Tell, *, on_gpu: bool) -> dict[str, str]:
+def _run(settings: dict[str, Any], tell: Tell, *, on_gpu: bool) -> dict[str, str]:
     """Trains, or returns why it failed: Tune would try again what is raised, and only a lost process is worth it."""
     try:
         if on_gpu:
             check_gpu()
+        config = RatConfig.parse(settings)
         run_rat(config, here=config.num_workers == 1, tell=tell)
     except Exception as error:  # noqa: BLE001  (told as the reason)
         return {FAILED: reason_of(error)}

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from llmemb import storage
+from llmemb.errors import InputError
 from llmemb.metrics.ranking import rank_targets
 from llmemb.rat import fit, run, tensors
 from llmemb.rat.checkpoint import Epoch
@@ -45,6 +46,13 @@ def test_two_workers_take_the_same_steps_as_one(trained, dataset, ray_local, tmp
         rtol=1e-3,
         atol=1e-4,
     )
+
+
+def test_a_backbone_that_a_worker_cannot_import_is_bad_input(trained, monkeypatch):
+    monkeypatch.setattr(fit, "worker_threads", lambda threads: threads)
+    config = trained.model_dump(mode="json") | {"backbone": "not_here.models:Own"}
+    with pytest.raises(InputError, match=r"^config: backbone: no backbone 'not_here.models:Own': No module named"):
+        fit.train_worker({"config": config, "threads": torch.get_num_threads()})
 
 
 def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, computed: str) -> None:

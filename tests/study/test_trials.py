@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 import pytest
 
@@ -51,12 +52,12 @@ def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
 ):
     begun, really = tmp_path / "begun", trials._run
 
-    def run(config: RatConfig, tell: Tell, *, on_gpu: bool) -> dict[str, str]:
+    def run(settings: dict[str, Any], tell: Tell, *, on_gpu: bool) -> dict[str, str]:
         with begun.open("a") as file:
-            file.write(f"{config.method}\n")
-        if config.method == "none" and begun.read_text().count("none") < 2:
+            file.write(f"{settings['method']}\n")
+        if settings["method"] == "none" and begun.read_text().count("none") < 2:
             os._exit(1)
-        return really(config, tell, on_gpu=on_gpu)
+        return really(settings, tell, on_gpu=on_gpu)
 
     monkeypatch.setattr(trials, "_run", run)
     common = {"dataset": tiny_dataset, **SMALL}
@@ -74,6 +75,12 @@ def test_a_trial_whose_process_is_lost_goes_on_and_bad_input_is_not_tried_again(
     [outcome] = run_trials([lost], title="test", output=str(tmp_path), settings=TrialsConfig())
     assert outcome.reason is not None
     assert begun.read_text() == "none\n"
+
+
+def test_a_backbone_that_a_trials_process_cannot_import_is_told_in_one_line(tiny_dataset, tmp_path):
+    settings = {"dataset": tiny_dataset, "output": str(tmp_path), "method": "none", "backbone": "not_here.models:Own"}
+    told = trials._run(settings, lambda *_: None, on_gpu=False)
+    assert told["failed"].startswith("config: backbone: no backbone 'not_here.models:Own': No module named 'not_here'")
 
 
 def test_more_cpus_for_a_trial_than_this_machine_alone_has_are_refused(tiny_dataset, ray_local, tmp_path, monkeypatch):
