@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from llmemb import storage, vectors
@@ -116,6 +116,17 @@ def index_of(rows: Float[np.ndarray, "row dim"], kind: IndexKind) -> Any:
     index.train(rows)
     index.add(rows)
     return index
+
+
+def stored_rows(index: Any, rows: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row dim"] | None:
+    """Some rows of what a faiss index was built over; None where it keeps no exact ones, or cannot look them up."""
+    faiss = _faiss()
+    if not isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat | faiss.IndexIVFFlat):
+        return None
+    try:
+        return np.stack([index.reconstruct(row) for row in rows.tolist()])
+    except RuntimeError:  # inverted lists without a direct map
+        return None
 
 
 def recall(

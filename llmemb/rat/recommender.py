@@ -21,7 +21,7 @@ from llmemb.data.dataset import ITEM_ID
 from llmemb.data.sequences import Sequences
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
-from llmemb.neighbours import IndexKind, index_of
+from llmemb.neighbours import IndexKind, index_of, stored_rows
 from llmemb.rat.config import ModelConfig
 from llmemb.rat.new_items import NEW_ITEMS_FILE, NewItems, unknown_vectors
 from llmemb.srs.backbone import make_backbone
@@ -38,6 +38,9 @@ NEW_ITEMS_KEY = "new_items"
 FORMAT = 3
 PER_SEED = frozenset({"seed", "dataset", "embeddings", "collaborative", "item_vectors", "output"})
 ROWS_PER_FILE = 2**18
+INDEX_ROWS_COMPARED = 16
+INDEX_TOLERANCE = 1e-3
+"""Of the largest value: the rows of new items may have been made on another device."""
 ENCODER_PREFIX = "encoder."
 CONTENT_MAP = "content_map.weight"
 CONTENT_KEYS = ("content_decay", "content_temperature")
@@ -160,7 +163,9 @@ class Recommender:
             index: From :meth:`build_index`: not every item is scored then, and an approximate one may miss some.
 
         Raises:
-            InputError: a history is empty, the recommender does not know an item, or the index is of other items.
+            InputError: a history is empty, the recommender does not know an item, or the index is of other items or
+                another training: by its size, and where it holds vectors as they are (those of :meth:`build_index` do)
+                also by a few of them.
         """
         if k < 1:
             raise InputError(f"k: expected 1 or more, got {k}")
@@ -174,11 +179,7 @@ class Recommender:
 
     def _rank(self, rows: Sequences, k: int, filter_seen: bool, index: Any) -> list[list[tuple[str, float]]]:
         if index is not None:
-            if index.ntotal != len(self.item_ids):
-                raise InputError(
-                    f"index: it holds {index.ntotal:,} items; expected the recommender's {len(self.item_ids):,}: build "
-                    "it anew where items were added"
-                )
+            self._check_index(index)
             return self._search(index, rows, k=k, filter_seen=filter_seen)
         ranked: list[list[tuple[str, float]]] = []
         for chunk in self.score(rows):
@@ -192,6 +193,26 @@ class Recommender:
                 pairs = zip(items, values, strict=True)
                 ranked.append([(self.item_ids[item], value) for item, value in pairs if value > float("-inf")])
         return ranked
+
+    def _check_index(self, index: Any) -> None:
+        num_items = len(self.item_ids)
+        if index.ntotal != num_items:
+            raise InputError(
+                f"index: it holds {index.ntotal:,} items; expected the recommender's {num_items:,}: build it anew "
+                "where items were added"
+            )
+        rows = np.unique(np.linspace(0, num_items - 1, INDEX_ROWS_COMPARED, dtype=np.int64))
+        expected = self._table.take(rows).joined().cpu().numpy()
+        if index.d != expected.shape[1]:
+            raise InputError(
+                f"index: its vectors have {index.d} values; expected the recommender's {expected.shape[1]}: build it "
+                "anew after a training"
+            )
+        found = stored_rows(index, rows)
+        if found is not None and not np.allclose(
+            found, expected, rtol=0, atol=INDEX_TOLERANCE * np.abs(expected).max()
+        ):
+            raise InputError("index: it holds the vectors of another recommender: build it anew after a training")
 
     def build_index(self, kind: IndexKind = "hnsw") -> Any:
         """A faiss index for :meth:`recommend`, over each item's embedding and content side by side.

@@ -28,6 +28,11 @@ class FinalTable:
     embeddings: Float[Tensor, "item dim"]
     content: Float[Tensor, "item content"] | None = None
 
+    def take(self, rows: Int[np.ndarray, " row"]) -> "FinalTable":
+        """Some of its rows."""
+        at = torch.from_numpy(rows).to(self.embeddings.device)
+        return FinalTable(self.embeddings[at], None if self.content is None else self.content[at])
+
     def joined(self) -> Float[Tensor, "item width"]:
         """Both side by side: what :func:`joined_queries` are multiplied with."""
         return self.embeddings if self.content is None else torch.cat([self.embeddings, self.content], dim=1)

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from llmemb.srs.encoder import TermWeights
 from llmemb.srs.scoring import FinalTable, Queries
@@ -35,12 +33,12 @@ def search(
     num_items = len(table.embeddings)
     if len(sides) > 1:
         sampled = np.random.default_rng(0).choice(num_items, min(num_items, SAMPLED_ROWS), replace=False)
-        of_sampled = sides @ _joined(table, sampled).T  # [side, user, sampled]
+        of_sampled = sides @ table.take(sampled).joined().T  # [side, user, sampled]
     users, seen = (each.cpu().numpy() for each in queries.seen)
     for user, rows in enumerate(found):
         had = seen[users == user]
         rows = np.union1d(rows[rows >= 0], had)
-        logits = sides[:, user] @ _joined(table, rows).T
+        logits = sides[:, user] @ table.take(rows).joined().T
         logits[:, torch.from_numpy(np.isin(rows, had))] += weights.seen_logit
         if len(sides) == 1:
             yield rows, logits[0].cpu().numpy()
@@ -51,8 +49,3 @@ def search(
         total = torch.logaddexp(logits.logsumexp(1), of_others + missing)
         own, content = (logits - total[:, None]).exp()
         yield rows, own.lerp(content, weights.content_share).cpu().numpy()
-
-
-def _joined(table: FinalTable, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row width"]:
-    at = torch.from_numpy(rows).to(table.embeddings.device)
-    return FinalTable(table.embeddings[at], None if table.content is None else table.content[at]).joined()

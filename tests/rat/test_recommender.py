@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -24,7 +25,7 @@ from llmemb.rat.methods.method import Inputs
 from llmemb.rat.model import make_model
 from llmemb.rat.recommender import Recommender, recipe, write_vectors
 from llmemb.srs.encoder import TermWeights
-from llmemb.srs.scoring import score
+from llmemb.srs.scoring import FinalTable, score
 from tests.rat.conftest import EMBEDDING_DIM, NUM_ITEMS
 
 
@@ -182,6 +183,32 @@ def test_an_index_finds_the_same_as_scoring_every_item(trained, dataset, kind, w
         for ours, expected in zip(searched, scored, strict=True):
             assert [item for item, _ in ours] == [item for item, _ in expected]
             assert [score for _, score in ours] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_an_index_of_another_training_is_refused(trained, dataset, tmp_path, kind):
+    model, histories = Recommender.load(trained.output), [dataset.item_ids[2:5]]
+    old = FinalTable(model.item_embeddings.flip(0), model.content)  # as many items, as wide
+    stale = Recommender(model.info, model._encoder, model.item_ids, old).build_index(kind)
+    with pytest.raises(InputError, match="index: it holds the vectors of another recommender: build it anew"):
+        model.recommend(histories, k=3, index=stale)
+    narrow = Recommender(model.info, model._encoder, model.item_ids, FinalTable(model.item_embeddings))
+    with pytest.raises(InputError, match=r"index: its vectors have 4 values; expected the recommender's 9"):
+        model.recommend(histories, k=3, index=narrow.build_index(kind))
+    file = str(tmp_path / "index.faiss")
+    faiss.write_index(model.build_index(kind), file)
+    assert len(model.recommend(histories, k=3, index=faiss.read_index(file))[0]) == 3
+    faiss.write_index(stale, file)
+    with pytest.raises(InputError, match="index: it holds the vectors of another recommender"):
+        model.recommend(histories, k=3, index=faiss.read_index(file))
+
+
+def test_of_an_index_that_rounds_only_the_size_is_checked(trained, dataset):
+    model = Recommender.load(trained.output)
+    rounded = faiss.IndexScalarQuantizer(9, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)
+    rounded.train(model._table.joined().numpy())
+    rounded.add(model._table.joined().numpy())
+    assert len(model.recommend([dataset.item_ids[2:5]], k=3, index=rounded)[0]) == 3
 
 
 def test_the_command_shows_recommendations_with_titles(trained, dataset):
