@@ -68,6 +68,13 @@ def test_nobody_opens_what_the_method_does_not_read(tmp_path):
     run_rat(config.model_copy(update={"embeddings": None}), here=True)  # the same, and complete
 
 
+def test_data_that_melt_cannot_learn_from_is_refused_before_anything_is_trained(dataset, tmp_path):
+    config = config_for(dataset, method="melt", output=str(tmp_path / "melt"))  # all users are as short
+    with pytest.raises(InputError, match="method: melt learns from users with long histories"):
+        run_rat(config, here=True, tell=lambda *told: pytest.fail("trained"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_alignment_no_other_recommender_is_trained(dataset, embeddings, tmp_path):
     config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), alignment={"weight": 0})
     run_rat(config, here=True)

@@ -6,7 +6,8 @@ Tail items are given what it tells before each epoch, tail users are enhanced wh
 
 Where we go our own way: states and embeddings are compared on the scale of the backbone's inputs; the targets of both
 branches are detached; nothing is overwritten before the first epoch, in which the branches have learnt nothing yet;
-whether a user is of the tail is said by the history at hand, which in a test is longer by the validation item.
+whether a user is of the tail is said by the history at hand, which in a test is longer by the validation item; random
+suffixes are no longer than a tail user's history, since the user branch is given no others when recommending.
 """
 
 import math
@@ -42,14 +43,8 @@ class Mutual(Auxiliary):
         nn.init.zeros_(self.item_branch.bias)
         self._settings = settings
         self._contexts = Contexts(sequences, num_items=num_items, max_contexts=settings.max_contexts)
-        known, head = popularity > 0, head_items(popularity)
-        self._tail_items = np.flatnonzero(known & ~head)
-        self._head_items = _descending(np.flatnonzero(known & head), popularity)
-        if not len(self._head_items):
-            raise InputError(
-                f"method: melt learns from the most popular fifth of the items, and {num_items} have none: expected a "
-                "catalogue of five items or more"
-            )
+        self._tail_items = np.flatnonzero((popularity > 0) & ~head_items(popularity))
+        self._head_items = _descending(known_head_items(popularity), popularity)
         self._head_users = _descending(head_users(sequences), sequences.lengths)
         self._sequences = sequences
 
@@ -130,6 +125,34 @@ class Contexts:
         """The histories that end at some places of all users' items, one user's after another's."""
         users = np.searchsorted(self._offsets, places, side="right") - 1
         return self._sequences.take(users).without_last(self._offsets[users + 1] - places - 1)
+
+
+def check_head(sequences: Sequences, num_items: int) -> None:
+    """Looks for the users and items that both branches learn from, before anything is trained.
+
+    Raises:
+        InputError: there are none.
+    """
+    known_head_items(sequences.counts(num_items))
+    head_users(sequences)
+
+
+def known_head_items(popularity: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of the most popular fifth of the items, those that occur in training.
+
+    Args:
+        popularity: Training interactions by item index.
+
+    Raises:
+        InputError: there are none.
+    """
+    items = np.flatnonzero((popularity > 0) & head_items(popularity))
+    if not len(items):
+        raise InputError(
+            f"method: melt learns from the most popular fifth of the items, and {len(popularity) - 1} have none: "
+            "expected a catalogue of five items or more"
+        )
+    return items
 
 
 def head_users(sequences: Sequences) -> NDArray[np.int64]:
