@@ -25,8 +25,9 @@ def answer(
 ) -> Ranking:
     """A model's ranking, by this process or by several Ray workers.
 
-    Users are scored in the same chunks whoever does it, so the ranking is the same to the bit. Workers that find no
-    room are not waited for, as long as one does; they join in when they come.
+    Users are scored in the same chunks whoever does it, so the ranking is the same up to rounding: other numbers of
+    threads may add a product in another order, and change the last bits of its scores. Workers that find no room are
+    not waited for, as long as one does; they join in when they come.
 
     Args:
         load: Makes the scorer; called on each worker.
