@@ -33,6 +33,13 @@ def test_every_trial_of_a_shipped_study_has_a_config(name):
     assert (len(outputs) > table) == bool(config.ablations or config.sensitivity)
 
 
+@pytest.mark.parametrize("name", [name for name in STUDIES if name.startswith("paper-")])
+def test_the_papers_llm2x_starts_from_plain_components(name):
+    grid = Grid(StudyConfig.load(str(CONFIGS / f"{name}.yaml")), "fingerprint")
+    configs = [grid.rat_config(trial) for trial in grid.all_trials()]
+    assert {config.llm2x.scaling for config in configs if config.method == "llm2x"} == {"none"}
+
+
 @pytest.mark.parametrize(
     ("name", "number", "told"),
     [
