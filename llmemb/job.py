@@ -10,24 +10,28 @@ from typing import NoReturn, TypeVar
 
 from llmemb import logs
 from llmemb.config import JobConfig
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.settings import as_text
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 BAD_INPUT = 2
-_INPUT_ERROR = f"{InputError.__module__}.{InputError.__qualname__}"
-CLUSTER_LOST = 75
+TRY_AGAIN = 75
 """EX_TEMPFAIL: the job may be run again as it is."""
 INTERRUPTED = 128 + signal.SIGINT
 """As shells have it."""
+_TOLD: dict[str, type[InputError | TemporaryError]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind for kind in (InputError, TemporaryError)
+}
+"""What is told in one line, by the name that a remote traceback has for it."""
 
 
 def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoReturn:
     """Runs ``python jobs/x.py --config FILE.yaml [section.key=value …]`` and exits.
 
     Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, with 75 and
-    a traceback when the cluster lost what the job needed, with 130 and a line after Ctrl-C, and with 1 and a traceback
-    when the software is at fault.
+    one line for what may be gone by itself, such as a store that does not answer, with 75 and a traceback when the
+    cluster lost what the job needed, with 130 and a line after Ctrl-C, and with 1 and a traceback when the software is
+    at fault.
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")
@@ -43,16 +47,21 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
         print("interrupted: what is finished is kept; run it again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        bad_input = find_input_error(error)
-        if bad_input is None:
+        told = find_told_error(error)
+        if told is None:
             if not lost_by_cluster(error):
                 raise
             traceback.print_exc()
             print("error: the cluster lost a part of the job: run it again to go on", file=sys.stderr)
-            sys.exit(CLUSTER_LOST)
-        print(f"error: {' '.join(str(bad_input).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+            sys.exit(TRY_AGAIN)
+        sys.exit(tell(told))
     sys.exit(0)
+
+
+def tell(error: Exception) -> int:
+    """Prints an error's one line on standard error, and returns the exit code."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return TRY_AGAIN if isinstance(error, TemporaryError) else BAD_INPUT
 
 
 class _ShowSettings(argparse.Action):
@@ -67,20 +76,24 @@ class _ShowSettings(argparse.Action):
         parser.exit()
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """The bad input behind an exception, also one that crossed Ray in another's cause or message of failures."""
+def find_told_error(error: BaseException | None) -> InputError | TemporaryError | None:
+    """What a user is told of an exception, also of one that crossed Ray in another's cause or message of failures.
+
+    None for a fault of the software, and for what the cluster lost.
+    """
     behind = list(_behind(error))
     # Ray's own exception is an InputError too, but its message is a remote traceback; its cause is the error.
-    found = (each for each in behind if isinstance(each, InputError) and not hasattr(each, "cause"))
-    return next(found, None) or next(filter(None, map(_told_by_ray, behind)), None)
+    found = [each for each in behind if isinstance(each, InputError | TemporaryError) and not hasattr(each, "cause")]
+    found += [told for each in behind if (told := _told_by_ray(each)) is not None]
+    return found[0] if found else None
 
 
-def _told_by_ray(error: BaseException) -> InputError | None:
-    """The bad input of which only a remote traceback is left: Ray Data's exceptions lose their causes on the way."""
+def _told_by_ray(error: BaseException) -> InputError | TemporaryError | None:
+    """The error of which only a remote traceback is left: Ray Data's exceptions lose their causes on the way."""
     if not type(error).__module__.startswith("ray."):
         return None
-    found = re.search(rf"^{re.escape(_INPUT_ERROR)}: (.+)$", str(error), re.MULTILINE)
-    return None if found is None else InputError(found[1])
+    found = re.search(rf"^({'|'.join(map(re.escape, _TOLD))}): (.+)$", str(error), re.MULTILINE)
+    return None if found is None else _TOLD[found[1]](found[2])
 
 
 def lost_by_cluster(error: BaseException) -> bool:

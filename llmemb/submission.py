@@ -1,7 +1,8 @@
 """Submitting a job script to a Ray cluster, and seeing it through: its lines, its exit code, another try.
 
-Every job can be run again after any failure, so whatever the cluster is to blame for is simply tried again: a driver
-that a node took with it, a head that restarted. What the job itself says (bad input, a bug) is final.
+Every job can be run again after any failure, so whatever may be gone by itself is simply tried again: a driver that a
+node took with it, a head that restarted, a store that does not answer. What else the job says (bad input, a bug) is
+final.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmemb.errors import InputError
-from llmemb.job import CLUSTER_LOST
+from llmemb.job import TRY_AGAIN
 
 EXCLUDES = (".venv*", ".git", "runs", "build", "__pycache__", "*.parquet", "*.safetensors", "*.npy", "*.csv.gz")
 """Of the working directory: what a job needs is code and configs."""
@@ -47,12 +48,12 @@ def submit(
         in_place: Nothing travels: the folder is at the same place on every node, as in an image.
         address: Of the cluster's dashboard, ``http://host:8265``. The token is what Ray's clients read:
             ``RAY_AUTH_MODE=token`` with ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``.
-        max_retries: How often the job is submitted again after the cluster lost it.
+        max_retries: How often the job is submitted again after the cluster lost it, or a store did not answer.
         patience_seconds: How long a cluster that answered once may stay silent.
         show: Takes the job's output, piece by piece.
 
     Returns:
-        The job's exit code; 75 (try again later) where the cluster has lost it too often.
+        The job's exit code; 75 (try again later) where that has happened too often.
 
     Raises:
         InputError: no such job or config in the folder, no cluster at the address, another token than the cluster's, or
@@ -71,12 +72,16 @@ def submit(
         except _SilentError as error:
             show(f"submit: {error}\n")
             code, unseen = None, job_id
-        if not (code is None or code == CLUSTER_LOST or _is_killed(code)):
+        if not (code is None or code == TRY_AGAIN or _is_killed(code)):
             return code
         if attempt < max_retries:
-            what = "asked for it again" if unseen else "the cluster lost the job; again"
+            what = "asked for it again" if unseen else f"{_why(code)}; again"
             show(f"submit: {what}, {attempt + 1} of {max_retries}\n")
-    return CLUSTER_LOST
+    return TRY_AGAIN
+
+
+def _why(code: int | None) -> str:
+    return "the job says to try again" if code == TRY_AGAIN else "the cluster lost the job"
 
 
 def _command(job: str, config: str, overrides: Sequence[str], folder: Path, prefix: str) -> list[str]:

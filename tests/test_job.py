@@ -10,8 +10,8 @@ import yaml
 
 from llmemb.compute.training import train_on_ray
 from llmemb.config import JobConfig
-from llmemb.errors import InputError
-from llmemb.job import find_input_error, lost_by_cluster, main
+from llmemb.errors import InputError, TemporaryError
+from llmemb.job import find_told_error, lost_by_cluster, main
 
 JOBS = sorted((Path(__file__).resolve().parents[1] / "jobs").glob("*.py"))
 NEVER_ENDING = {
@@ -39,16 +39,18 @@ def test_bad_config_is_one_line_and_exit_code_2_before_any_work(job, arguments, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_input_found_in_a_ray_task_is_the_users_line_not_a_traceback(ray_local):
+@pytest.mark.parametrize("kind", [InputError, TemporaryError])
+def test_an_error_told_in_a_ray_task_is_the_users_line_not_a_traceback(ray_local, kind):
     import ray
 
     @ray.remote
     def fails() -> None:
-        raise InputError("items: what is wrong")
+        raise kind("items: what is wrong")
 
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(kind) as raised:
         ray.get(fails.remote())
-    assert str(find_input_error(raised.value)) == "items: what is wrong"
+    found = find_told_error(raised.value)
+    assert (type(found), str(found)) == (kind, "items: what is wrong")
 
 
 class FailsToLoad:
@@ -65,15 +67,22 @@ def fails_on_a_batch(batch: dict) -> dict:
     raise InputError("encoder: what is wrong")
 
 
+def finds_no_store(batch: dict) -> dict:
+    raise TemporaryError("encoder: what is wrong")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [FailsToLoad, fails_on_a_batch])
-def test_bad_input_found_in_a_stage_of_ray_data_is_the_users_line(ray_local, stage):
+@pytest.mark.parametrize(
+    ("stage", "kind"), [(FailsToLoad, InputError), (fails_on_a_batch, InputError), (finds_no_store, TemporaryError)]
+)
+def test_an_error_told_in_a_stage_of_ray_data_is_the_users_line(ray_local, stage, kind):
     import ray.data
 
     options = {"concurrency": 1} if isinstance(stage, type) else {}
     with pytest.raises(Exception, match="what is wrong") as raised:
         ray.data.range(2).map_batches(stage, **options).take_all()
-    assert str(find_input_error(raised.value)) == "encoder: what is wrong"
+    found = find_told_error(raised.value)
+    assert (type(found), str(found)) == (kind, "encoder: what is wrong")
 
 
 @pytest.mark.slow
@@ -92,14 +101,14 @@ def test_bad_input_found_in_a_training_worker_is_the_users_line(ray_local, tmp_p
     )
     with pytest.raises(Exception, match="what is wrong") as raised:
         trainer.fit()
-    assert str(find_input_error(raised.value)) == "items: what is wrong"
+    assert str(find_told_error(raised.value)) == "items: what is wrong"
 
 
 def test_a_fault_of_the_software_is_not_taken_for_bad_input():
-    assert find_input_error(RuntimeError("a bug")) is None
+    assert find_told_error(RuntimeError("a bug")) is None
     error = RuntimeError("while reading")
     error.__cause__ = InputError("items: what is wrong")
-    assert find_input_error(error) is error.__cause__
+    assert find_told_error(error) is error.__cause__
 
 
 def died_in_its_constructor() -> Exception:
@@ -124,7 +133,8 @@ def test_what_the_cluster_lost_is_told_from_the_softwares_own_faults():
     assert not any(map(lost_by_cluster, [RuntimeError("a bug"), died_in_its_constructor()]))
 
 
-def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, capsys):
+def exit_code(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """Of a job that raises the error."""
     (tmp_path / "c.yaml").write_text("output: x\n")
     monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml")])
 
@@ -132,11 +142,21 @@ def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, ca
         output: str
 
     def run(_: Config) -> None:
-        raise lost()[0]
+        raise error
 
     with pytest.raises(SystemExit) as exit_:
         main(Config, run)
-    assert exit_.value.code == 75
+    return exit_.value.code
+
+
+@pytest.mark.parametrize(("kind", "code"), [(InputError, 2), (TemporaryError, 75)])
+def test_what_may_be_gone_by_itself_has_another_exit_code_than_bad_input(monkeypatch, tmp_path, capsys, kind, code):
+    assert exit_code(kind("s3://b/x:\n what is wrong"), monkeypatch, tmp_path) == code
+    assert capsys.readouterr().err == "error: s3://b/x: what is wrong\n"
+
+
+def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, capsys):
+    assert exit_code(lost()[0], monkeypatch, tmp_path) == 75
     assert capsys.readouterr().err.endswith("error: the cluster lost a part of the job: run it again to go on\n")
 
 

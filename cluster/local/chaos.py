@@ -96,7 +96,7 @@ class Chaos:
         code, lines = self.submit(job, output)
         killer.cancel()  # nothing to kill any more
         killer.join()
-        again = lines.count("the cluster lost the job")
+        again = lines.count("; again, ")
         problem = f"exit code {code}" if code else difference(published(output), self.expected[job])
         self.counts.update({"jobs": 1, f"jobs: {job}": 1, "submitted again": again, "wrong": bool(problem)})
         self.counts[f"killed: {kind}"] += any(killed)

@@ -1,6 +1,5 @@
 """``llmemb``: a command for looking at and looking after artifacts, running jobs on a cluster, making a sample."""
 
-import sys
 from typing import Any
 
 import typer
@@ -11,19 +10,18 @@ from llmemb.cli.neighbours import neighbours
 from llmemb.cli.recommend import recommend
 from llmemb.cli.sample import sample
 from llmemb.cli.submit import submit
-from llmemb.errors import InputError
-from llmemb.job import BAD_INPUT
+from llmemb.errors import InputError, TemporaryError
+from llmemb.job import tell
 
 
 class _OneLineErrors(TyperGroup):
-    """What a user can mend is one line on standard error, as in the jobs."""
+    """What a user can mend, or try again, is one line on standard error, as in the jobs."""
 
     def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
-        except (InputError, ImportError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(BAD_INPUT) from error
+        except (InputError, TemporaryError, ImportError) as error:
+            raise typer.Exit(tell(error)) from error
 
 
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -28,7 +28,8 @@ def train_on_ray(
 ) -> Any:
     """Runs a function on a Ray Train group, again after losing a worker; returns Ray Train's result.
 
-    Bad input that any worker finds, and numbers that are not finite, end it at once: no retry would mend them.
+    Bad input that any worker finds, and numbers that are not finite, end it at once: no retry would mend them. What may
+    be gone by itself, a :class:`~llmemb.errors.TemporaryError`, counts as the loss of a worker does.
 
     Args:
         storage_uri: Where Ray Train keeps its record and checkpoints, in the folder ``name``; a run of the same place

@@ -1,5 +1,6 @@
 """The files of a source: found under a URI, opened as streams, cut into lines, named by a fingerprint."""
 
+import contextlib
 import gzip
 import io
 import zlib
@@ -112,17 +113,28 @@ def read_lines(file: SourceFile, max_bytes: int) -> Iterator[bytes | None]:
     Raises:
         InputError: the file cannot be unpacked.
     """
-    try:
-        with open_stream(file) as stream:
-            first = True
-            for line in _bounded_lines(stream, max_bytes):
-                yield line.removeprefix(b"\xef\xbb\xbf") if first and line else line
-                first = False
-    except DAMAGED as error:
-        if isinstance(error, InputError):
-            raise
-        kind = file.compression or "readable"
-        raise InputError(f"{file.uri}: not {kind} to its end: {' '.join(str(error).split())}") from error
+    with undamaged(file, f"{file.compression or 'readable'} to its end"), open_stream(file) as stream:
+        first = True
+        for line in _bounded_lines(stream, max_bytes):
+            yield line.removeprefix(b"\xef\xbb\xbf") if first and line else line
+            first = False
+
+
+@contextlib.contextmanager
+def undamaged(file: SourceFile, kind: str) -> Iterator[None]:
+    """Says in one line what reading a file has found wrong.
+
+    Raises:
+        TemporaryError: the store has failed meanwhile.
+        InputError: the file is not of this kind.
+    """
+    with storage.explained(file.uri):
+        try:
+            yield
+        except DAMAGED as error:
+            if storage.is_temporary(error):
+                raise
+            raise InputError(f"{file.uri}: not {kind}: {' '.join(str(error).split())}") from error
 
 
 def _bounded_lines(stream: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llmemb.data.files import DAMAGED, MAX_DOCUMENT_BYTES, MAX_LINE_BYTES, SourceFile, open_stream, read_lines
+from llmemb.data.files import MAX_DOCUMENT_BYTES, MAX_LINE_BYTES, SourceFile, open_stream, read_lines, undamaged
 from llmemb.data.formats import TableFormat
 from llmemb.data.records import Delimited, JsonDocument, Refused, Syntax
 from llmemb.data.refusals import Refusals
@@ -69,10 +69,8 @@ def open_parquet(file: SourceFile) -> pq.ParquetFile:
         InputError: it is not Parquet.
     """
     stream = open_stream(file)
-    try:
+    with undamaged(file, "Parquet"):
         return pq.ParquetFile(stream, page_checksum_verification=True)
-    except DAMAGED as error:
-        raise InputError(f"{file.uri}: not Parquet: {' '.join(str(error).split())}") from error
 
 
 def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -83,11 +81,9 @@ def read_parquet(part: Part, needed: Sequence[str] | None) -> Iterator[pa.Record
     """
     with open_parquet(part.file) as parquet:
         _check_schema(parquet.schema_arrow, needed, part.file.uri)
-        try:
+        with undamaged(part.file, "Parquet"):
             num_rows = _rows_per_chunk(parquet.metadata, part.row_groups)
             yield from parquet.iter_batches(num_rows, row_groups=part.row_groups, columns=needed)
-        except DAMAGED as error:
-            raise InputError(f"{part.file.uri}: not Parquet: {' '.join(str(error).split())}") from error
 
 
 def _rows_per_chunk(metadata: pq.FileMetaData, row_groups: Sequence[int] | None) -> int:

@@ -55,7 +55,8 @@ class Spill:
         """
         options = pa.ipc.IpcReadOptions(included_fields=list(range(len(columns))) if columns else None)
         for name in names:
-            with storage.open_read(storage.join(self.folder, name), ranged=True) as file:
+            uri = storage.join(self.folder, name)
+            with storage.explained(uri), storage.open_read(uri, ranged=True) as file:
                 reader = pa.ipc.open_file(pa.PythonFile(file), options=options)
                 for bucket in wanted:
                     batch = reader.get_batch(bucket)

@@ -21,7 +21,7 @@ from llmemb.embed.records import REFUSED_FILE, Records, encoded_buckets, read_re
 from llmemb.embed.shards import EncodeBucket, compare, tokenize_bucket, write_shard
 from llmemb.embed.snapshot import FORMAT, Snapshot, is_published, latest, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder, tokenizer_fingerprint
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.prompts import PromptTemplate
 
 
@@ -194,7 +194,7 @@ def _check_refused(counts: dict[str, int], uri: str, max_share: float) -> None:
 
 
 def _remove_records(uri: str) -> None:
-    with contextlib.suppress(InputError):  # the snapshot stands, and no reader looks at them
+    with contextlib.suppress(InputError, TemporaryError):  # the snapshot stands, and no reader looks at them
         storage.remove(storage.join(uri, RECORDS_FOLDER))
 
 

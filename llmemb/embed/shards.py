@@ -28,7 +28,7 @@ from llmemb.embed.snapshot import PROMPT_HASH
 from llmemb.encoder.batching import TokenIds, token_budget_batches
 from llmemb.encoder.engine import Engine, load_engine
 from llmemb.encoder.folder import EncoderFolder, local_folder
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.vectors import EMBEDDING, ITEM_ID
 
 NO_TOKENS = "the tokenizer makes no token of it"
@@ -94,14 +94,15 @@ class EncodeBucket:
     def __init__(self, plan: EncoderPlan, meter: Any) -> None:
         self._plan, self._meter = plan, meter
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._engine: Engine | InputError
+        self._engine: Engine | InputError | TemporaryError
         try:
             self._engine = _load_engine(plan)
-        except InputError as error:  # raised by the first bucket: of a constructor's error the driver gets text alone
+        # Raised by the first bucket: of a constructor's error the driver gets text alone.
+        except (InputError, TemporaryError) as error:
             self._engine = error
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(self._engine, InputError):
+        if isinstance(self._engine, InputError | TemporaryError):
             raise self._engine
         table = pa.ipc.open_stream(row["tokens"]).read_all()
         token_ids = [ids.values.to_numpy() for ids in table.column("token_ids")]

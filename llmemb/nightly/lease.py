@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from llmemb import storage
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 
 RENEWALS = 4
 """While a lease lasts."""
@@ -56,16 +56,18 @@ class Lease:
         """Before anything that two nights at once would spoil.
 
         Raises:
-            InputError: the lease ran out before it could be renewed, and may be another's.
+            TemporaryError: the lease ran out before it could be renewed, and may be another's.
         """
         if self._lost or _is_free(self._content):
-            raise InputError(f"lease: {self._uri}: lost to another night, or not renewed in time; run again to go on")
+            raise TemporaryError(
+                f"lease: {self._uri}: lost to another night, or not renewed in time; run again to go on"
+            )
 
     def renew(self) -> None:
         """Prolongs the lease; a store that does not answer is asked again next time, until the lease has run out."""
         try:
             self._lost = self._lost or not self._swap(self._content, self._seconds)
-        except InputError:
+        except (InputError, TemporaryError):
             self._lost = _is_free(self._content)
 
     def release(self) -> None:
@@ -107,7 +109,7 @@ def held(uri: str, *, owner: str, seconds: float) -> Iterator[Lease]:
     finally:
         stop.set()
         thread.join()
-        with suppress(InputError):  # it runs out by itself
+        with suppress(InputError, TemporaryError):  # it runs out by itself
             lease.release()
 
 

@@ -2,11 +2,13 @@
 
 Nothing here leans on rename across a store: an object is written whole, and a local file appears whole. A store's
 endpoint, region and credentials are found the way every AWS client finds them (environment, ``~/.aws``, role). What a
-store throttles, drops or answers with 5xx is tried again, with exponential backoff and jitter (botocore's "standard").
+store throttles, drops or answers with 5xx is tried again, with exponential backoff and jitter (botocore's "standard");
+what still fails is a TemporaryError, and all else that a disk or a store refuses an InputError.
 """
 
 from llmemb.storage.checksums import checksum, checksum_file, fingerprint
 from llmemb.storage.compare_and_swap import has_conditional_put, swap
+from llmemb.storage.failures import explained, is_temporary
 from llmemb.storage.filesystem import is_local
 from llmemb.storage.listing import Entry, content_key, exists, glob, list_files, list_folders, list_tree, size
 from llmemb.storage.objects import (
@@ -48,10 +50,12 @@ __all__ = [
     "copy",
     "entry",
     "exists",
+    "explained",
     "fingerprint",
     "glob",
     "has_conditional_put",
     "is_local",
+    "is_temporary",
     "join",
     "list_files",
     "list_folders",

@@ -28,7 +28,7 @@ def exists(uri: str) -> bool:
     """Whether there is such an object or folder.
 
     Raises:
-        InputError: that cannot be found out: no permission, a disk or a store that fails.
+        InputError: that cannot be found out: no permission, a disk that fails.
     """
     filesystem, path = filesystem_of(uri)
     with explained(uri):
@@ -86,7 +86,7 @@ def content_key(uri: str) -> str:
     tag = _info(uri).get("ETag")
     if tag:
         return str(tag)
-    with open_read(uri) as file:
+    with explained(uri), open_read(uri) as file:
         return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 

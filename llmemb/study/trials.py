@@ -11,7 +11,8 @@ from llmemb.compute.connection import connect
 from llmemb.compute.devices import check_gpu, has_gpus
 from llmemb.compute.nodes import check_room, cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
-from llmemb.job import find_input_error
+from llmemb.errors import TemporaryError
+from llmemb.job import find_told_error
 from llmemb.progress import Tell
 from llmemb.rat.config import RatConfig
 from llmemb.rat.phases import Phases
@@ -68,10 +69,10 @@ def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, setting
 
 
 def reason_of(error: BaseException) -> str:
-    """One line: bad input as it is told to a user, anything else by its last line."""
-    bad_input = find_input_error(error)
-    if bad_input is not None:
-        return " ".join(str(bad_input).split())
+    """One line: as a user is told it, anything else by its last line."""
+    told = find_told_error(error)
+    if told is not None:
+        return " ".join(str(told).split())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -141,13 +142,15 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
 
 
 def _run(settings: dict[str, Any], tell: Tell, *, on_gpu: bool) -> dict[str, str]:
-    """Trains, or returns why it failed: Tune would try again what is raised, and only a lost process is worth it."""
+    """Trains, or returns why it failed: Tune tries again what is raised, which is what may be gone by itself."""
     try:
         if on_gpu:
             check_gpu()
         config = RatConfig.parse(settings)
         run_rat(config, here=config.num_workers == 1, tell=tell)
-    except Exception as error:  # noqa: BLE001  (told as the reason)
+    except Exception as error:
+        if isinstance(find_told_error(error), TemporaryError):
+            raise
         return {FAILED: reason_of(error)}
     return {}
 

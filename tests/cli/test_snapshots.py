@@ -6,6 +6,8 @@ from typer.testing import CliRunner, Result
 
 from llmemb import storage
 from llmemb.cli import app
+from llmemb.embed import verification
+from llmemb.errors import TemporaryError
 from tests.snapshots import write_snapshot
 
 
@@ -52,6 +54,14 @@ def test_verify_names_a_file_that_is_missing_beside_other_problems(tmp_path):
     problems = json.loads(run("verify", snapshot.uri, "--json", code=1).stdout)["problems"]
     assert problems["refused.parquet"] == ["no such file"]
     assert list(problems) == ["part-00001.parquet", "refused.parquet"]
+
+
+def test_a_store_that_does_not_answer_is_no_broken_file(root, monkeypatch):
+    def fails(*_: object) -> None:
+        raise TemporaryError("s3://bucket: no answer")
+
+    monkeypatch.setattr(verification.vectors, "read", fails)
+    assert run("verify", root, code=75).stderr == "error: s3://bucket: no answer\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import llmemb
+from llmemb.job import BAD_INPUT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -214,6 +215,7 @@ def test_the_cronjobs_night_takes_the_dataset_that_it_prepared():
     assert night["command"][:3] == ["llmemb", "submit", "nightly"]
     final = {rule["onExitCodes"]["containerName"] for rule in template["podFailurePolicy"]["rules"]}
     assert final == {prepare["name"], night["name"]}
+    assert all(rule["onExitCodes"]["values"] == [BAD_INPUT] for rule in template["podFailurePolicy"]["rules"])
     blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "cluster.md").read_text(), re.DOTALL)
     [config] = [yaml.safe_load(block) for block in blocks if "retrain:" in block]
     assert config["dataset"].endswith("/datasets/*")

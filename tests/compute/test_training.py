@@ -5,7 +5,8 @@ import pytest
 import ray.train
 
 from llmemb.compute.training import COLLECTIVE_TIMEOUT_SECONDS, train_on_ray, training_workers
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
+from llmemb.job import find_told_error
 
 
 @pytest.mark.parametrize("labels", [None, {"market": "!spot"}])
@@ -70,13 +71,22 @@ def fails_once(arguments: dict[str, Any]) -> None:
     marker = arguments["folder"] / "failed"
     if not marker.exists():
         marker.touch()
-        raise OSError("the store is busy")
+        raise arguments["error"]
 
 
 @pytest.mark.slow
-def test_what_may_pass_is_tried_again(ray_local, tmp_path):
-    train(fails_once, tmp_path, max_failures=2)
+@pytest.mark.parametrize("error", [OSError("the disk is busy"), TemporaryError("the store is busy")])
+def test_what_may_pass_is_tried_again(ray_local, tmp_path, error):
+    train(fails_once, tmp_path, max_failures=2, error=error)
     assert (tmp_path / "failed").exists()
+
+
+@pytest.mark.slow
+def test_what_does_not_pass_in_time_is_no_bad_input(ray_local, tmp_path):
+    with pytest.raises(ray.train.TrainingFailedError) as raised:
+        train(fails_once, tmp_path, max_failures=0, error=TemporaryError("the store is busy"))
+    found = find_told_error(raised.value)
+    assert (type(found), str(found)) == (TemporaryError, "the store is busy")
 
 
 def notes_its_timeout(arguments: dict[str, Any]) -> None:

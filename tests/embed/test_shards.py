@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmemb.embed import records
+from llmemb.embed import records, shards
 from llmemb.embed.plan import EncoderPlan
 from llmemb.embed.shards import EncodeBucket
 from llmemb.encoder.folder import EncoderFolder
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 
 
 def test_what_is_wrong_with_an_encoder_is_raised_by_its_first_bucket_and_not_by_its_constructor(tiny_encoder):
@@ -29,6 +29,16 @@ def test_what_is_wrong_with_an_encoder_is_raised_by_its_first_bucket_and_not_by_
     )
     encode = EncodeBucket(plan, None)
     with pytest.raises(InputError, match="makes 32; expected at most so many"):
+        encode({"bucket": 0, "tokens": b""})
+
+
+def test_a_store_that_is_gone_while_an_encoder_loads_is_told_by_the_first_bucket(monkeypatch):
+    def fails(_: object) -> None:
+        raise TemporaryError("s3://bucket: no answer")
+
+    monkeypatch.setattr(shards, "_load_engine", fails)
+    encode = EncodeBucket(SimpleNamespace(), None)
+    with pytest.raises(TemporaryError, match="no answer"):
         encode({"bucket": 0, "tokens": b""})
 
 

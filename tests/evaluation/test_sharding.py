@@ -11,7 +11,7 @@ from llmemb.evaluation import sharding
 from llmemb.evaluation.baselines import TextSimilarity
 from llmemb.evaluation.question import Question
 from llmemb.evaluation.sharding import answer
-from llmemb.job import find_input_error
+from llmemb.job import find_told_error
 from llmemb.metrics import ranking
 
 NUM_ITEMS = 40
@@ -94,5 +94,5 @@ def test_bad_scores_on_a_worker_are_the_users_one_line(ray_local: None, question
     load = functools.partial(TextSimilarity, np.full((NUM_ITEMS, 2), np.nan, dtype=np.float32), last_items=1)
     with pytest.raises(Exception) as failure:  # noqa: PT011 (Ray wraps it)
         answer(load, question, num_workers=2, on_progress=lambda done: None)
-    assert isinstance(find_input_error(failure.value), InputError)
-    assert "NaN or infinite" in str(find_input_error(failure.value))
+    assert isinstance(find_told_error(failure.value), InputError)
+    assert "NaN or infinite" in str(find_told_error(failure.value))

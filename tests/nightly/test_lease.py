@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmemb import storage
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.nightly import lease
 from llmemb.nightly.lease import Lease, held
 
@@ -67,7 +67,7 @@ def test_a_lease_that_another_has_taken_is_lost_and_not_touched_again(uri):
     mine = Lease.acquire(uri, owner="ann", seconds=0)
     Lease.acquire(uri, owner="bob", seconds=60)
     mine.renew()
-    with pytest.raises(InputError, match="lost to another night"):
+    with pytest.raises(TemporaryError, match="lost to another night"):
         mine.check()
     mine.release()
     assert storage.read_json(uri)["owner"] == "bob"
@@ -78,12 +78,12 @@ def test_a_store_that_does_not_answer_costs_the_lease_only_once_it_has_run_out(u
     mine = Lease.acquire(uri, owner="ann", seconds=seconds)
 
     def fails(*_: Any) -> bool:
-        raise InputError("no answer")
+        raise TemporaryError("no answer")
 
     monkeypatch.setattr(storage, "swap", fails)
     mine.renew()
     if is_lost:
-        with pytest.raises(InputError, match="not renewed in time"):
+        with pytest.raises(TemporaryError, match="not renewed in time"):
             mine.check()
     else:
         mine.check()
@@ -102,7 +102,7 @@ def test_a_renewal_whose_answer_was_lost_is_still_ones_own(uri, monkeypatch):
 
     def written_and_unanswered(*arguments: Any) -> bool:
         assert swap(*arguments)
-        raise InputError("no answer")
+        raise TemporaryError("no answer")
 
     with monkeypatch.context() as patched:
         patched.setattr(storage, "swap", written_and_unanswered)
@@ -114,7 +114,15 @@ def test_a_renewal_whose_answer_was_lost_is_still_ones_own(uri, monkeypatch):
         assert storage.read_json(uri)["owner"] == "bob"
 
 
+def test_a_lease_that_cannot_be_given_back_runs_out_by_itself(uri, monkeypatch):
+    def fails(*_: Any) -> bool:
+        raise TemporaryError("no answer")
+
+    with held(uri, owner="ann", seconds=60):
+        monkeypatch.setattr(storage, "swap", fails)
+
+
 def test_a_lease_that_nobody_renewed_in_time_is_not_held_any_more(uri):
     mine = Lease.acquire(uri, owner="ann", seconds=0)
-    with pytest.raises(InputError, match="not renewed in time"):
+    with pytest.raises(TemporaryError, match="not renewed in time"):
         mine.check()

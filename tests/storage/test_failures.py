@@ -1,4 +1,7 @@
+import errno
+import gzip
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmemb import storage
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 
 MAX_ROUNDS = 500  # a kind of fault comes with every thirtieth request or so
 
@@ -42,7 +45,6 @@ def other_environment(object_stores: object, monkeypatch: pytest.MonkeyPatch) ->
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://plain/x", "s3://plain/x: not permitted: "),
         ({"AWS_ACCESS_KEY_ID": "no-such-access-key"}, "s3://plain/x", "s3://plain/x: not permitted: "),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "s3://plain/x", "Unable to locate credentials"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "2"}, "s3://plain/x", "Could not connect"),
         ({}, "s3://absent-bucket/x", "s3://absent-bucket/x: no such bucket"),
     ],
 )
@@ -54,6 +56,70 @@ def test_a_store_that_refuses_is_one_line_without_secrets(other_environment, env
         call(uri)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value) or not os.environ["AWS_SECRET_ACCESS_KEY"]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "fault", "message"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "none", "Could not connect"),
+        ({"AWS_ENDPOINT_URL": "http://nosuch.invalid"}, "none", "Could not connect"),
+        ({}, "throttled", "s3://faulty/x: "),
+        ({}, "reset before", "s3://faulty/x: "),
+    ],
+)
+@pytest.mark.parametrize("call", [storage.read_bytes, storage.exists, lambda uri: storage.write_bytes(uri, b"x")])
+def test_a_store_that_does_not_answer_is_no_bad_input(
+    other_environment, object_stores, environment, fault, message, call
+) -> None:
+    for key, value in ({"AWS_MAX_ATTEMPTS": "1"} | environment).items():
+        other_environment.setenv(key, value)
+    other_environment.setattr(object_stores, "draw", lambda: fault)
+    with pytest.raises(TemporaryError, match=message) as caught:
+        call("s3://faulty/x")
+    assert not isinstance(caught.value, InputError)
+    assert "\n" not in str(caught.value)
+
+
+def answered(status: int, code: str) -> OSError:
+    """An error as s3fs makes it of a store's answer."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    response = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = translate_boto_error(ClientError(response, "GetObject"))
+    assert isinstance(error, OSError)
+    return error
+
+
+def said_by_clients(names: list[str]) -> list[Exception]:
+    """Errors of botocore and aiohttp, without what their constructors want."""
+    import aiohttp
+    import botocore.exceptions
+
+    classes = [getattr(aiohttp if hasattr(aiohttp, name) else botocore.exceptions, name) for name in names]
+    return [kind.__new__(kind) for kind in classes]
+
+
+def test_what_may_be_gone_by_itself_is_told_from_what_stays() -> None:
+    numbers = ["EBUSY", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EPIPE", "ESTALE", "ETIMEDOUT"]
+    answers = [(500, "InternalError"), (502, "502"), (503, "SlowDown"), (503, "x"), (504, "504")]
+    answers += [(400, "RequestTimeout"), (429, "TooManyRequests"), (400, "Throttling"), (409, "OperationAborted")]
+    names = ["EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"]
+    names += ["IncompleteReadError", "CredentialRetrievalError", "MetadataRetrievalError"]
+    names += ["ClientPayloadError", "ServerDisconnectedError", "ClientConnectorDNSError"]
+    errors = [OSError(getattr(errno, name), name) for name in numbers] + [answered(*answer) for answer in answers]
+    errors += [TimeoutError(), socket.gaierror(socket.EAI_AGAIN, "try again"), *said_by_clients(names)]
+    assert [error for error in errors if not storage.is_temporary(error)] == []
+
+
+def test_what_only_a_user_can_mend_is_not_temporary() -> None:
+    numbers = ["EACCES", "EDQUOT", "EIO", "EINVAL", "ENAMETOOLONG", "ENOENT", "ENOSPC", "EROFS"]
+    answers = [(403, "AccessDenied"), (403, "403"), (404, "NoSuchBucket"), (404, "404"), (400, "InvalidRequest")]
+    answers += [(501, "NotImplemented"), (301, "PermanentRedirect"), (400, "x")]
+    names = ["NoCredentialsError", "SSLError", "ProfileNotFound", "ClientConnectorCertificateError", "InvalidURL"]
+    errors = [OSError(getattr(errno, name), name) for name in numbers] + [answered(*answer) for answer in answers]
+    errors += [gzip.BadGzipFile("Not a gzipped file"), ValueError("x"), *said_by_clients(names)]
+    assert [error for error in errors if storage.is_temporary(error)] == []
 
 
 def test_every_kind_of_fault_is_ridden_out(object_stores) -> None:

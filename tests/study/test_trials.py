@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmemb import storage
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.progress import Tell
 from llmemb.rat.config import EngineConfig, RatConfig
 from llmemb.rat.recommender import Recommender
@@ -89,6 +89,21 @@ def test_more_cpus_for_a_trial_than_this_machine_alone_has_are_refused(tiny_data
     with pytest.raises(InputError, match=r"^trials\.cpus: a worker asks for 64 CPU; this machine has 2 CPU"):
         run_trials([config], title="test", output=str(tmp_path), settings=TrialsConfig(cpus=64))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_outage_is_raised_for_tune_to_try_the_trial_again_and_bad_input_is_its_reason(monkeypatch):
+    failures: list[Exception] = [RuntimeError("a worker failed"), InputError("dataset: what is wrong")]
+    failures[0].__cause__ = TemporaryError("s3://bucket: no answer")
+
+    def fails(*_: object, **__: object) -> None:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(trials, "run_rat", fails)
+    settings = {"dataset": "unused", "output": "unused", "method": "none"}
+    with pytest.raises(RuntimeError, match="a worker failed") as raised:
+        trials._run(settings, print, on_gpu=False)
+    assert trials.reason_of(raised.value) == "s3://bucket: no answer"
+    assert trials._run(settings, print, on_gpu=False) == {"failed": "dataset: what is wrong"}
 
 
 def test_the_board_counts_the_epochs_that_are_left():
