@@ -1,6 +1,7 @@
 """What every Ray Train worker of SCFT runs: steps, checks and checkpoints until the end or an early stop."""
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -20,7 +21,7 @@ from llmemb.compute.nodes import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
 from llmemb.encoder.torch_engine import load_tokenizer
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step, was_skipped
@@ -33,6 +34,7 @@ from llmemb.scft.validation import Sample, draw_sample, held_out_items, measure
 from llmemb.tracking import open_trackers
 from llmemb.workers import Worker
 
+logger = logging.getLogger(__name__)
 HISTORY_FILE = "history.jsonl"
 SAMPLE_PROMPTS = 4
 """Items whose vectors travel with each checkpoint, for the export to be compared with."""
@@ -273,13 +275,21 @@ class Training:
         folder = Path(tempfile.mkdtemp(prefix="llmemb-")) if writes else Path()
         save_state(folder, self.engine, self.loss, asdict(self.progress), samples=samples, writes=writes)
         if writes:
-            lines = "".join(json.dumps(entry) + "\n" for entry in self.progress.history)
-            storage.write_bytes(storage.join(self._config.output, HISTORY_FILE), lines.encode())
+            _write_history(self._config.output, self.progress.history)
         ray.train.report(
             {"step": self.progress.step, **figures},
             checkpoint=ray.train.Checkpoint.from_directory(folder) if writes else None,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
+
+
+def _write_history(output: str, history: list[dict[str, float]]) -> None:
+    """For who looks on: each checkpoint has it too, so an outage of the store does not end the training."""
+    lines = "".join(json.dumps(entry) + "\n" for entry in history)
+    try:
+        storage.write_bytes(storage.join(output, HISTORY_FILE), lines.encode())
+    except TemporaryError as error:
+        logger.warning("%s is left to the next checkpoint: %s", HISTORY_FILE, error)
 
 
 def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:

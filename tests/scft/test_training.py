@@ -4,10 +4,11 @@ import polars as pl
 import pytest
 import torch
 
-from llmemb.errors import InputError
+from llmemb import storage
+from llmemb.errors import InputError, TemporaryError
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.model import trainable
-from llmemb.scft.training import Training
+from llmemb.scft.training import Training, _write_history
 from tests.generated import prepare_dataset
 from tests.scft.process_group import run_workers
 
@@ -36,6 +37,15 @@ def take_steps(rank: int, num_workers: int, values: dict) -> None:
 def test_every_stage_records_the_gradients_norm_before_clipping_and_stops_where_it_is_none(scft_config):
     optimizer = scft_config.optimizer.model_copy(update={"max_gradient_norm": 1e-3})
     run_workers(take_steps, 2, scft_config.model_copy(update={"optimizer": optimizer}).model_dump(mode="json"))
+
+
+def test_an_outage_of_the_store_costs_the_history_alone(monkeypatch, caplog):
+    def fails(*_: object) -> None:
+        raise TemporaryError("s3://bucket: no answer")
+
+    monkeypatch.setattr(storage, "write_bytes", fails)
+    _write_history("s3://bucket/encoder", [{"step": 1, "loss": 0.5}])
+    assert "history.jsonl is left to the next checkpoint: s3://bucket: no answer" in caplog.text
 
 
 def check_broken_vectors(rank: int, num_workers: int, values: dict) -> None:
