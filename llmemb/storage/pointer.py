@@ -20,7 +20,7 @@ def pointed_at(uri: str, names: re.Pattern[str], *, expected: str) -> str | None
     """
     if not exists(uri):
         return None
-    found = read_bytes(uri).decode(errors="replace").strip()
+    found = _name_in(read_bytes(uri))
     if not names.fullmatch(found):
         raise InputError(f"{uri}: expected {expected}, got {found[:40]!r}")
     return found
@@ -31,4 +31,13 @@ def point(uri: str, name: str, *, previous: str | None) -> bool:
 
     Where the store can, in one step that only one of several can take.
     """
-    return swap(uri, f"{name}\n".encode(), f"{previous}\n".encode() if previous else None)
+    found = read_bytes(uri) if exists(uri) else None
+    named = None if found is None else _name_in(found)
+    if named != previous:
+        return named == name
+    return swap(uri, f"{name}\n".encode(), found)
+
+
+def _name_in(content: bytes) -> str:
+    """Without the end of the line, which one that was written by hand may lack or have in another way."""
+    return content.decode(errors="replace").strip()
