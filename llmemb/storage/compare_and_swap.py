@@ -1,12 +1,10 @@
-"""Writing only over what is expected: by conditional put where a store has it, by a lock on a local disk."""
+"""Writing only over what is expected: by conditional put where a store has it, by a hard link or a lock on a disk."""
 
-import contextlib
 import errno
 import fcntl
 import functools
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,11 @@ from fsspec.implementations.local import LocalFileSystem
 from llmemb.storage.failures import code, explained
 from llmemb.storage.filesystem import filesystem_of, protocols, reading
 from llmemb.storage.listing import exists
-from llmemb.storage.objects import read_bytes, remove, write_bytes
+from llmemb.storage.objects import NO_HARD_LINK, read_bytes, remove, temporary_beside, write_bytes
 from llmemb.storage.paths import join, name
 
+LOCK_FILE = ".lock"
+"""Beside what has been swapped on a local disk; it stays."""
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
@@ -36,8 +36,8 @@ def swap(uri: str, content: bytes, expected: bytes | None) -> bool:
     """
     filesystem, path = filesystem_of(uri)
     if isinstance(filesystem, LocalFileSystem):
-        with explained(uri), _locked(Path(path).parent):
-            return _swap_unlocked(uri, content, expected)
+        with explained(uri):
+            return _create(Path(path), content) if expected is None else _swap_locked(Path(path), content, expected)
     if not has_conditional_put(uri.rsplit("/", 1)[0]):
         return _swap_unlocked(uri, content, expected)
     while True:
@@ -53,7 +53,7 @@ def swap(uri: str, content: bytes, expected: bytes | None) -> bool:
 def has_conditional_put(folder: str) -> bool:
     """Whether a store refuses a put whose condition does not hold; found out once, with a probe in this folder.
 
-    True for a local disk, by a lock.
+    True for a local disk, by a hard link and a lock.
     """
     filesystem, path = filesystem_of(folder)
     if isinstance(filesystem, LocalFileSystem):
@@ -79,16 +79,27 @@ def has_conditional_put(folder: str) -> bool:
     return not any(held)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder itself, so that no lock file is left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _create(path: Path, content: bytes) -> bool:
+    """A file that is not there yet: a hard link is made once, on NFS too."""
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return path.read_bytes() == content
+        except OSError as error:
+            if error.errno not in NO_HARD_LINK:
+                raise
+            return _swap_locked(path, content, None)
+    return True
+
+
+def _swap_locked(path: Path, content: bytes, expected: bytes | None) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file opened for writing: of those alone NFS tells other nodes that they are locked.
+    with (path.parent / LOCK_FILE).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _swap_unlocked(str(path), content, expected)
 
 
 def _swap_unlocked(uri: str, content: bytes, expected: bytes | None) -> bool:

@@ -24,6 +24,8 @@ from llmemb.storage.paths import join
 DELETIONS_AT_ONCE, UPLOADS_AT_ONCE = 16, 4
 MAX_UPLOADS = 4
 """Of one object whose parts the store says it does not know."""
+NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+"""What a disk without hard links says, or one that has too many of a file."""
 _VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 """What file systems call an object's tag and time."""
 
@@ -194,15 +196,22 @@ def _uploaded(upload: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary name beside a local file, which becomes that file at the end and vanishes on failure."""
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A free name beside a local file; what has it at the end vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         yield temporary
-        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a local file, which becomes that file at the end and vanishes on failure."""
+    with temporary_beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
 
 
 def _remove_object(filesystem: Any, path: str) -> None:
@@ -222,6 +231,6 @@ def _link_or_copy(source: str, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+        if error.errno not in NO_HARD_LINK:
             raise
         shutil.copyfile(source, target)

@@ -1,4 +1,10 @@
+import errno
+import fcntl
+import os
+import stat
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +77,43 @@ def test_a_writer_that_comes_in_between_is_not_overwritten(root: str, size: int,
     monkeypatch.setattr(compare_and_swap, "_version", overtaken)
     assert storage.swap(uri, b"x" * size, None) is False
     assert storage.read_bytes(uri) == b"another's"
+
+
+def test_what_another_creates_in_between_is_not_overwritten_without_any_lock(tmp_path: Path, monkeypatch) -> None:
+    file, link = tmp_path / "manifest.json", os.link
+
+    def overtaken(source: Path, target: Path) -> None:
+        file.write_bytes(b"another's")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    assert storage.swap(str(file), b"mine", None) is False
+    assert storage.swap(str(file), b"another's", None) is True
+    assert file.read_bytes() == b"another's"
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_on_a_disk_without_hard_links_a_file_is_created_once(tmp_path: Path, monkeypatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    uri = str(tmp_path / "manifest.json")
+    assert storage.swap(uri, b"mine", None) is True
+    assert storage.swap(uri, b"another's", None) is False
+    assert storage.read_bytes(uri) == b"mine"
+
+
+def test_the_lock_is_on_a_file_that_is_open_for_writing(tmp_path: Path, monkeypatch) -> None:
+    locked: list[bool] = []
+
+    def flock(file: int | Any, _: int) -> None:
+        number = file if isinstance(file, int) else file.fileno()
+        mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+        locked.append(stat.S_ISREG(os.fstat(number).st_mode) and mode != os.O_RDONLY)
+
+    monkeypatch.setattr(compare_and_swap.fcntl, "flock", flock)
+    file = tmp_path / "LATEST"
+    file.write_bytes(b"one")
+    assert storage.swap(str(file), b"two", b"one") is True
+    assert locked == [True]
