@@ -185,7 +185,7 @@ def _refusal(snapshot: Snapshot, item_id: str) -> str:
     entry = snapshot.manifest["refused_file"]
     if entry is None:
         return ""
-    refused = storage.read_table(storage.join(snapshot.uri, entry["file"])).to_pylist()
+    refused = storage.read_table(storage.entry_uri(snapshot.uri, entry)).to_pylist()
     reasons = [row["reason"] for row in refused if row[ITEM_ID] == item_id]
     return f": refused, {reasons[0]}" if reasons else ""
 

@@ -50,7 +50,7 @@ def read(folder: str, entry: dict[str, Any]) -> pa.Table:
     Raises:
         InputError: it is not the one that the manifest names, or not in the folder.
     """
-    uri = _file(folder, entry)
+    uri = storage.entry_uri(folder, entry)
     content = storage.read_bytes(uri)
     if storage.checksum(content) != entry["sha256"]:
         raise InputError(f"{uri}: its checksum is not the manifest's: the file was changed or cut")
@@ -59,12 +59,5 @@ def read(folder: str, entry: dict[str, Any]) -> pa.Table:
 
 def read_ids(folder: str, entry: dict[str, Any]) -> pa.ChunkedArray:
     """The item ids of that file alone, by ranged reads; its checksum is not looked at."""
-    batches = storage.read_batches(_file(folder, entry), [ITEM_ID], ROWS_PER_BATCH)
+    batches = storage.read_batches(storage.entry_uri(folder, entry), [ITEM_ID], ROWS_PER_BATCH)
     return pa.chunked_array([batch.column(0) for batch in batches], pa.string())
-
-
-def _file(folder: str, entry: dict[str, Any]) -> str:
-    uri = storage.join(folder, entry["file"])
-    if storage.name(uri) != entry["file"] or entry["file"] == "..":
-        raise InputError(f"{folder}: its manifest names {entry['file']!r}; expected a file of the folder itself")
-    return uri

@@ -50,7 +50,7 @@ class Dataset:
 
     @property
     def item_files(self) -> list[str]:
-        return [storage.join(self.uri, "items", entry["file"]) for entry in self.info["files"]["items"]]
+        return [storage.entry_uri(storage.join(self.uri, "items"), entry) for entry in self.info["files"]["items"]]
 
     @cached_property
     def item_columns(self) -> list[str]:
@@ -115,7 +115,9 @@ class Dataset:
 
     @property
     def _sequence_files(self) -> list[str]:
-        return [storage.join(self.uri, "sequences", entry["file"]) for entry in self.info["files"]["sequences"]]
+        return [
+            storage.entry_uri(storage.join(self.uri, "sequences"), entry) for entry in self.info["files"]["sequences"]
+        ]
 
     @cached_property
     def split(self) -> Split:

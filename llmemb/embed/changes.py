@@ -90,7 +90,7 @@ def parent_hashes(plan: SnapshotPlan, bucket: int) -> dict[str, str]:
     """The prompt hashes of the parent's vectors in a bucket, by item id; no vector is read."""
     hashes: dict[str, str] = {}
     for folder, entry in parent_shards(plan, bucket):
-        for batch in storage.read_batches(storage.join(folder, entry["file"]), [ITEM_ID, PROMPT_HASH], WINDOW_ITEMS):
+        for batch in storage.read_batches(storage.entry_uri(folder, entry), [ITEM_ID, PROMPT_HASH], WINDOW_ITEMS):
             mine = batch.filter(in_bucket(batch.column(ITEM_ID), plan, bucket))
             hashes |= zip(mine.column(ITEM_ID).to_pylist(), mine.column(PROMPT_HASH).to_pylist(), strict=True)
     return hashes

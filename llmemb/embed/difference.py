@@ -46,9 +46,7 @@ def _entries(snapshot: Snapshot, bucket: int, num_buckets: int) -> list[dict[str
 
 def _hashes(snapshot: Snapshot, entries: list[dict[str, Any]]) -> pa.Table:
     columns = [ITEM_ID, PROMPT_HASH]
-    return pa.concat_tables(
-        [storage.read_table(storage.join(snapshot.uri, entry["file"]), columns) for entry in entries]
-    )
+    return pa.concat_tables([storage.read_table(storage.entry_uri(snapshot.uri, entry), columns) for entry in entries])
 
 
 def _compare(before: pa.Table, after: pa.Table, result: Difference, num_examples: int) -> None:

@@ -199,7 +199,7 @@ def _make_of_parents(parent: Parent, plan: SnapshotPlan, bucket: int, changes: C
         encoded = vectors.to_table([], nothing, plan.encoder.dtype, {PROMPT_HASH: []})
         return _join(plan, bucket, encoded=encoded, kept=changes.kept, refused=changes.refused, stint=None)
     entry = parent.files[bucket]
-    storage.copy(storage.join(parent.uri, entry["file"]), plan.shard_uri(bucket))
+    storage.copy(storage.entry_uri(parent.uri, entry), plan.shard_uri(bucket))
     counts = {"new": 0, "changed": 0, "kept": len(changes.kept), "deleted": 0}
     facts = {"entry": entry, "dimension": parent.dimension, "stint": None}
     return write_record(plan, bucket, changes.refused, counts, facts)

@@ -72,7 +72,7 @@ def _check_part(table: pa.Table, entry: dict[str, Any], manifest: dict[str, Any]
 
 def _check_refused(snapshot: Snapshot, entry: dict[str, Any]) -> Iterator[str]:
     try:
-        content = storage.read_bytes(storage.join(snapshot.uri, entry["file"]))
+        content = storage.read_bytes(storage.entry_uri(snapshot.uri, entry))
     except InputError as error:
         yield _said_of(snapshot, entry, error)
         return

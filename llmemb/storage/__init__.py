@@ -27,6 +27,7 @@ from llmemb.storage.on_disk import zeros_on_disk
 from llmemb.storage.parquet import (
     PARQUET_OPTIONS,
     entry,
+    entry_uri,
     parse_table,
     read_batches,
     read_schema,
@@ -49,6 +50,7 @@ __all__ = [
     "content_key",
     "copy",
     "entry",
+    "entry_uri",
     "exists",
     "explained",
     "fingerprint",

@@ -13,7 +13,7 @@ from llmemb.errors import InputError
 from llmemb.storage.checksums import checksum
 from llmemb.storage.failures import explained
 from llmemb.storage.objects import open_read, read_bytes, write_bytes
-from llmemb.storage.paths import name
+from llmemb.storage.paths import join, name
 
 PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 """How every Parquet file is written: what was damaged on a disk or on its way is noticed where it is read."""
@@ -100,3 +100,15 @@ def table_bytes(table: pa.Table, **options: Any) -> bytes:
 def entry(uri: str, rows: int, content: bytes) -> dict[str, Any]:
     """The manifest entry of a file: file, rows, bytes, sha256."""
     return {"file": name(uri), "rows": rows, "bytes": len(content), "sha256": checksum(content)}
+
+
+def entry_uri(folder: str, entry: dict[str, Any]) -> str:
+    """Where the file of a folder's manifest entry is.
+
+    Raises:
+        InputError: not in the folder.
+    """
+    uri = join(folder, entry["file"])
+    if name(uri) != entry["file"] or entry["file"] == "..":
+        raise InputError(f"{folder}: its manifest names {entry['file']!r}; expected a file of the folder itself")
+    return uri

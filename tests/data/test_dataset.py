@@ -73,3 +73,11 @@ def test_interactions_with_items_that_the_catalogue_lacks_are_counted(tmp_path):
     pq.write_table(pa.table({"item_id": ["a", "x", "c"]}), tmp_path / "items" / "0.parquet")
     with pytest.raises(InputError, match="2 interactions name items that items/ lacks"):
         _ = dataset.sequences
+
+
+@pytest.mark.parametrize("part", ["items", "sequences"])
+def test_a_dataset_cannot_name_a_file_outside_of_its_folders(tmp_path: Path, part: str) -> None:
+    dataset = write(tmp_path, {"policy": "leave-one-out"})
+    dataset.info["files"][part][0]["file"] = "../../outside.parquet"
+    with pytest.raises(InputError, match="expected a file of the folder itself"):
+        _ = (dataset.item_ids, dataset.sequences)

@@ -1,9 +1,12 @@
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pytest
 
 from llmemb import storage
-from llmemb.embed.changes import Changes, Item, read_items
+from llmemb.embed.changes import Changes, Item, parent_hashes, read_items
+from llmemb.embed.plan import Parent
+from llmemb.errors import InputError
 from llmemb.prompts import PromptTemplate, prompt_hash
 
 
@@ -38,3 +41,11 @@ def test_an_attribute_that_is_not_utf8_refuses_its_item_alone(tmp_path):
             Item("d", None, "no usable attribute"),
         ]
     ]
+
+
+def test_a_parents_manifest_that_leads_outside_is_not_followed(tmp_path):
+    outside = pa.table({"item_id": ["a"], "prompt_hash": [prompt_hash("x")]})
+    entry = storage.write_table(str(tmp_path / "outside.parquet"), outside)
+    parent = Parent(str(tmp_path / "parent"), (entry | {"file": "../outside.parquet"},), 4)
+    with pytest.raises(InputError, match="expected a file of the folder itself"):
+        parent_hashes(SimpleNamespace(parent=parent, num_buckets=1), 0)

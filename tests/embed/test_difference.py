@@ -1,6 +1,8 @@
 import pytest
 
+from llmemb import storage
 from llmemb.embed.difference import difference
+from llmemb.errors import InputError
 from tests.snapshots import write_snapshot
 
 OLD = {f"i{number}": f"thing {number}" for number in range(100)}
@@ -28,3 +30,11 @@ def test_examples_are_few_and_another_encoder_is_said(tmp_path):
     assert found.counts == {"new": 50, "changed": 0, "kept": 0, "deleted": 100}
     assert [len(examples) for examples in found.examples.values()] == [3, 0, 3]
     assert found.settings == {"encoder": ("e" * 16, "f" * 16)}
+
+
+def test_a_manifest_that_leads_outside_is_not_followed(tmp_path):
+    old, new = (write_snapshot(str(tmp_path / name), OLD, num_files=1) for name in ("old", "new"))
+    storage.copy(f"{old.uri}/part-00000.parquet", str(tmp_path / "outside.parquet"))
+    new.manifest["files"][0] |= {"file": "../../outside.parquet", "sha256": "another"}
+    with pytest.raises(InputError, match="expected a file of the folder itself"):
+        difference(old, new, num_examples=3)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from llmemb.embed import records, shards
-from llmemb.embed.plan import EncoderPlan
+from llmemb.embed.changes import Changes
+from llmemb.embed.plan import EncoderPlan, Parent
 from llmemb.embed.shards import EncodeBucket
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.errors import InputError, TemporaryError
@@ -51,3 +52,12 @@ def test_no_room_for_the_refused_items_is_one_line(tmp_path, monkeypatch):
     assert records.write_refused(plan, []) is None
     with pytest.raises(InputError, match="No space left on device; TMPDIR names another folder"):
         records.write_refused(plan, [0])
+
+
+def test_a_parents_manifest_that_leads_outside_is_not_copied_from(tmp_path):
+    (tmp_path / "outside").write_bytes(b"secret")
+    parent = Parent(str(tmp_path / "parent"), ({"file": "../outside"},), 4)
+    plan = SimpleNamespace(num_buckets=1, shard_uri=lambda _: str(tmp_path / "copied"))
+    with pytest.raises(InputError, match="expected a file of the folder itself"):
+        shards._make_of_parents(parent, plan, 0, Changes({}))
+    assert not (tmp_path / "copied").exists()

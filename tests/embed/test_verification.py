@@ -88,3 +88,11 @@ def test_a_manifest_without_its_keys_is_named(snapshot):
     del snapshot.manifest["dtype"], snapshot.manifest["counts"]
     storage.write_json(storage.join(snapshot.uri, "manifest.json"), snapshot.manifest)
     assert problems(snapshot) == {"manifest.json": ["has no counts, dtype"]}
+
+
+def test_a_manifest_that_leads_outside_is_told_and_not_followed(snapshot, tmp_path):
+    entry = storage.write_table(str(tmp_path / "outside.parquet"), pa.table({"item_id": ["i0"]}))
+    snapshot.manifest["refused_file"] = entry | {"file": "../outside.parquet"}
+    storage.write_json(storage.join(snapshot.uri, "manifest.json"), snapshot.manifest)
+    [problem] = problems(snapshot)["../outside.parquet"]
+    assert "expected a file of the folder itself" in problem
