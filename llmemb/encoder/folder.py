@@ -69,11 +69,13 @@ class EncoderFolder:
         """Reads the layout, no weights.
 
         Raises:
-            InputError: not a model folder, no safetensors weights, no tokenizer, or a module that is not understood.
+            InputError: not a model folder, no safetensors weights or others beside them, no tokenizer, or a module that
+                is not understood.
         """
         config = _read(path / "config.json")
         if not any(path.glob("*.safetensors")):
             raise InputError(f"{path}: no *.safetensors weights (pickled weights are never read)")
+        _check_weights(path, config)
         if not any(file for pattern in _VOCABULARIES for file in path.glob(pattern)):
             raise InputError(f"{path}: no tokenizer: expected one of {', '.join(_VOCABULARIES)}")
         modules = _read(path / "modules.json") if (path / "modules.json").exists() else []
@@ -247,6 +249,29 @@ def _hub_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{name}: neither a folder nor a model the hub gives here: {error}") from error
+
+
+def _check_weights(path: Path, config: dict[str, Any]) -> None:
+    """That transformers loads the folder's safetensors and nothing else: no pickle, nothing that has no fingerprint."""
+    if (path / "adapter_config.json").exists():  # which it loads on top, from adapter_model.bin too
+        raise InputError(f"{path}: adapter_config.json: expected no adapter beside a model; merge it first")
+    if "configuration_files" in config:
+        raise InputError(f"{path}: config.json: configuration_files: expected no other config to be read in its place")
+    for part in (config, config.get("text_config") or {}):
+        named = part.get("transformers_weights")
+        if named is not None and not _is_beside(named, ".safetensors", ".safetensors.index.json"):
+            raise InputError(
+                f"{path}: config.json: transformers_weights: expected a *.safetensors of the folder or its index, got "
+                f"{named}"
+            )
+    for index in path.glob("*.safetensors.index.json"):
+        for named in sorted(set(_read(index).get("weight_map", {}).values())):
+            if not _is_beside(named, ".safetensors"):
+                raise InputError(f"{path}: {index.name}: expected *.safetensors of the folder, got {named}")
+
+
+def _is_beside(name: str, *endings: str) -> bool:
+    return name.endswith(endings) and "/" not in name
 
 
 def _pooling_mode(config: dict[str, Any], path: Path) -> PoolingMode:

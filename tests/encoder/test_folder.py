@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,54 @@ def test_pickled_weights_and_unknown_modules_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="never read"):
         EncoderFolder.read(folder)
+
+
+def add_adapter(path: Path) -> None:
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+
+
+def name_other_weights(path: Path, value: object, key: str = "transformers_weights") -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {key: value}))
+
+
+def name_in_index(path: Path, name: str) -> None:
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"weight": name}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add_adapter, r"adapter_config\.json: expected no adapter beside a model; merge it first"),
+        (partial(name_other_weights, value="adapter_model.bin"), r"transformers_weights: .* got adapter_model\.bin"),
+        (partial(name_other_weights, value="other/model.safetensors"), r"got other/model\.safetensors"),
+        (
+            partial(name_other_weights, value={"transformers_weights": "adapter_model.bin"}, key="text_config"),
+            r"transformers_weights: .* got adapter_model\.bin",
+        ),
+        (partial(name_other_weights, value=["config.4.0.0.json"], key="configuration_files"), "configuration_files"),
+        (partial(name_in_index, name="pytorch_model.bin"), r"index\.json: .* got pytorch_model\.bin"),
+        (partial(name_in_index, name="../other.safetensors"), r"index\.json: .* got \.\./other\.safetensors"),
+    ],
+)
+def test_what_else_transformers_would_load_is_refused(folder, change, message):
+    change(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        EncoderFolder.read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_the_folder_may_have_any_name_and_an_index(folder):
+    expected = vectors(folder)
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(load_file(folder / "weights.safetensors"), "weights.safetensors"),
+    }
+    (folder / "weights.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("weights.safetensors", "weights.safetensors.index.json"):
+        name_other_weights(folder, name)
+        np.testing.assert_array_equal(vectors(folder), expected)
 
 
 def lose_tokenizer(path: Path) -> None:
