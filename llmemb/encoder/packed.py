@@ -6,6 +6,7 @@ which is only there so that tests can compare. Needs torch and transformers alon
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn.functional import cosine_similarity, normalize, scaled_dot_product
 ATTENTION = "llmemb_packed"
 # Two 16-bit computations of one vector agree to 0.9999 or so; a wrong position or a leak between texts is far below.
 MIN_COSINE = 0.999
+_FAILURES = (NotImplementedError, TypeError, ValueError, RuntimeError)
 
 
 class Packed(NamedTuple):
@@ -30,10 +32,7 @@ class Packed(NamedTuple):
 
 def prepare(model: Any) -> None:
     """Makes a transformers model attend within each text of a packed row."""
-    from transformers import AttentionInterface
-
-    # It has no mask function beside it, so transformers makes no mask.
-    AttentionInterface.register(ATTENTION, attend)
+    _register(attend)
     model.set_attn_implementation(ATTENTION)
 
 
@@ -59,16 +58,39 @@ def prepare_if_same(
         Why it does not, and then the model is as it was; None if it does.
     """
     before = model.config._attn_implementation
+    failures: list[str] = []
     prepare(model)
+    _register(partial(_attend_or_note, failures))
     try:
         cosine = float(cosine_similarity(embed(sample_texts(model, longest)), expected).min())
-        reason = f"cosine {cosine:.5f} to padded vectors"
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        cosine, reason = 0.0, str(error)
-    if cosine >= MIN_COSINE:
+        if not cosine >= MIN_COSINE:
+            failures.append(f"cosine {cosine:.5f} to padded vectors")
+    except _FAILURES as error:
+        failures.append(str(error))
+    finally:
+        _register(attend)
+    if not failures:
         return None
     model.set_attn_implementation(before)
-    return reason
+    return failures[0]
+
+
+def _register(attention: Callable[..., Any]) -> None:
+    from transformers import AttentionInterface
+
+    # It has no mask function beside it, so transformers makes no mask.
+    AttentionInterface.register(ATTENTION, attention)
+
+
+def _attend_or_note(
+    failures: list[str], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any
+) -> tuple[Tensor, None]:
+    """:func:`attend`, or zeros: under ZeRO-3 all workers gather the next layer's weights, also one that cannot pack."""
+    try:
+        return attend(module, query, key, value, *others, **options)
+    except _FAILURES as error:
+        failures.append(str(error))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
 
 
 def pack(token_ids: Sequence[Any], device: str | torch.device) -> Packed:

@@ -33,6 +33,7 @@ STEPS, FIRST_MOMENT = 3, 0.1  # AdamW's first moment after one step is (1 - 0.9)
 STAGES, TUNINGS, TOKENS_PER_CHUNK = (0, 1, 2, 3), ("lora", "full"), (10_000, 100, 1)
 WORLDS = (1, 2, 3, 1)
 DECODERS = ("llama", "qwen3")
+DEEPSPEED_CONFIG = scft_engine._deepspeed_config
 
 pytestmark = pytest.mark.slow
 
@@ -346,21 +347,36 @@ def test_a_chunk_is_one_pass_on_gpus_and_several_of_like_lengths_on_cpus(device,
 
 
 def pack_where_one_cannot(rank: int, num_workers: int, values: dict) -> None:
-    engine, _ = build(ScftConfig.model_validate(values))
-    scft_engine._try_packing(engine)
-    assert engine.module.packs  # where all can
-    engine, _ = build(ScftConfig.model_validate(values))
-    attention = engine.module.model.config._attn_implementation
+    config = ScftConfig.model_validate(values)
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scft_engine, "_deepspeed_config", gathers_as_for_a_large_model)
+        engine, _ = build(config)
+        scft_engine._try_packing(engine)
+        assert engine.module.packs  # where all can
+        engine, _ = build(config)
+        attention = engine.module.model.config._attn_implementation
         if rank == 1:
-            patched.setattr(scft_engine.packed, "prepare_if_same", lambda *_: "no such kernel")
+            patched.setattr(scft_engine.packed, "_one_by_one", has_no_kernel)
         scft_engine._try_packing(engine)
     assert not engine.module.packs
     assert engine.module.model.config._attn_implementation == attention
+    assert encode(engine, [[1, 2, 3]], tokens_per_chunk=20).isfinite().all()
 
 
-def test_where_one_worker_cannot_pack_none_does(scft_config):
-    run_workers(pack_where_one_cannot, 2, cell_config(scft_config, 2, "full", 100).model_dump(mode="json"))
+def gathers_as_for_a_large_model(*arguments) -> dict:
+    """Each layer's weights when it comes to them; a tiny model's are all gathered before its first."""
+    config = DEEPSPEED_CONFIG(*arguments)
+    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0}
+    return config
+
+
+def has_no_kernel(*arguments, **options) -> torch.Tensor:
+    raise RuntimeError("no such kernel")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_where_one_worker_cannot_pack_none_does(scft_config, stage):
+    run_workers(pack_where_one_cannot, 2, cell_config(scft_config, stage, "full", 100).model_dump(mode="json"))
 
 
 def test_packed_texts_train_as_padded_ones_do(scft_config, items_file, tmp_path):
