@@ -6,6 +6,7 @@ from typing import Any
 from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
+from llmemb.lease import LEASE_FILE
 
 RECORD, CONFIG = "job.json", "config.yaml"
 
@@ -67,7 +68,7 @@ def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, s
 def _has_results(output: str) -> bool:
     """Whether a folder holds more than whose it is."""
     files = {storage.name(uri) for uri in storage.list_files(output)}
-    return not files <= {RECORD, CONFIG} or bool(storage.list_folders(output))
+    return not files <= {RECORD, CONFIG, LEASE_FILE} or bool(storage.list_folders(output))
 
 
 def recorded_inputs(output: str) -> dict[str, str]:

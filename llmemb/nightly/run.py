@@ -1,8 +1,5 @@
 """The nightly job: embed → train when due → compare with the live recommender → publish if not worse → clean up."""
 
-import getpass
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +14,12 @@ from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import Snapshot
 from llmemb.errors import InputError
 from llmemb.evaluation.evaluate import METRICS_FILE, run_evaluate
+from llmemb.lease import LEASE_FILE, Lease, held, this_process
 from llmemb.nightly import live, summary
 from llmemb.nightly.config import EVALUATIONS_FOLDER, FILLED, RECOMMENDERS_FOLDER, NightlyConfig
-from llmemb.nightly.lease import Lease, held
 from llmemb.rat.recommender import RECOMMENDER_FILE, read_info
 from llmemb.rat.run import run_rat
 
-LEASE_FILE = "LEASE"
 PUBLISHED, KEPT, NOT_DUE, FAILED = "published", "kept", "not due", "failed"
 
 
@@ -40,7 +36,7 @@ def run_nightly(config: NightlyConfig) -> None:
     url = summary.webhook_url(config.webhook_variable)
     config = config.on_dataset(newest_dataset(config.dataset))
     Dataset.open(config.dataset)
-    with held(storage.join(config.output, LEASE_FILE), owner=_owner(), seconds=config.lease_seconds) as lease:
+    with held(storage.join(config.output, LEASE_FILE), owner=this_process(), seconds=config.lease_seconds) as lease:
         storage.write_bytes(storage.join(config.output, "config.yaml"), config.to_yaml().encode())
         night = Night(config, lease)
         try:
@@ -289,10 +285,6 @@ def _candidate(config: NightlyConfig, dataset: Dataset, snapshot: Snapshot) -> s
 
 def _date(night: summary.Summary) -> Any:
     return datetime.fromisoformat(night["started_at"]).date()
-
-
-def _owner() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
 
 
 def _reason(error: BaseException) -> str:

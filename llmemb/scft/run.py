@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from llmemb import progress, storage
-from llmemb.artifact import claim
+from llmemb.artifact import claim, is_finished
 from llmemb.compute.connection import connect
 from llmemb.compute.devices import has_gpus
 from llmemb.compute.nodes import cpu_threads
@@ -14,6 +14,7 @@ from llmemb.compute.training import train_on_ray, training_workers
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import ENCODER_FILE, EncoderFolder, Precision, float32_memory, local_folder
 from llmemb.errors import InputError
+from llmemb.lease import LEASE_FILE, Lease, held, this_process
 from llmemb.scft.config import ScftConfig
 from llmemb.scft.export import export_encoder
 from llmemb.scft.items import survey
@@ -21,6 +22,8 @@ from llmemb.scft.training import SAMPLE_PROMPTS, train_worker
 from llmemb.scft.validation import held_out_items
 
 CHECKPOINTS_FOLDER = "checkpoints"
+LEASE_SECONDS = 60
+"""A run that was killed is waited for as long; a store may fail for three quarters of it."""
 
 
 def run_scft(config: ScftConfig) -> None:
@@ -28,7 +31,7 @@ def run_scft(config: ScftConfig) -> None:
 
     Raises:
         InputError: no such dataset or model, attributes that the catalogue lacks, a batch larger than the catalogue, a
-            loss or gradient that is not finite.
+            loss or gradient that is not finite, another run of the same output that is alive.
     """
     dataset = Dataset.open(config.dataset)
     config.prompt.check_columns(dataset.item_columns, config.dataset)
@@ -37,10 +40,19 @@ def run_scft(config: ScftConfig) -> None:
         base_fingerprint, memory = base.fingerprint(), float32_memory(base.num_parameters)
     prompts = _prompts(dataset, config)
     inputs = {"catalogue": dataset.catalogue_fingerprint, "base_model": base_fingerprint}
-    if not claim(config, config.output, job="scft", inputs=inputs, finished_by=ENCODER_FILE):
-        storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))  # there if the run was killed at its very end
-        print(f"encoder: {config.output} is complete already")
-        return
+    belongs: dict[str, Any] = {"job": "scft", "inputs": inputs, "finished_by": ENCODER_FILE}
+    if not is_finished(config, config.output, **belongs):
+        with held(storage.join(config.output, LEASE_FILE), owner=this_process(), seconds=LEASE_SECONDS) as lease:
+            if claim(config, config.output, **belongs):  # unless the one that was waited for has finished it
+                _fine_tune(config, prompts, memory, lease)
+                _remove_leftovers(config.output)
+                _tell(config)
+                return
+    _remove_leftovers(config.output)  # there if the run was killed at its very end
+    print(f"encoder: {config.output} is complete already")
+
+
+def _fine_tune(config: ScftConfig, prompts: list[str], memory: int, lease: Lease) -> None:
     connect()
     precision = config.engine.precision or ("bf16" if has_gpus() else "fp32")
     if precision != "fp32" and config.engine.zero_stage == 0:
@@ -49,9 +61,14 @@ def run_scft(config: ScftConfig) -> None:
         )
     request = Request(cpus=1, memory=memory)
     check_memory("export", request)
-    _export(config, _train(config, precision), prompts, precision, request)
-    storage.remove(storage.join(config.output, CHECKPOINTS_FOLDER))
-    _tell(config)
+    checkpoint = _train(config, precision)
+    lease.check()
+    _export(config, checkpoint, prompts, precision, request)
+
+
+def _remove_leftovers(output: str) -> None:
+    for name in (CHECKPOINTS_FOLDER, LEASE_FILE):
+        storage.remove(storage.join(output, name))
 
 
 def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:

@@ -13,10 +13,12 @@ import safetensors.torch
 import torch
 from transformers import T5Config
 
+from llmemb import lease
 from llmemb.config import JobConfig
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.torch_engine import TorchEngine, load_model, load_tokenizer, tokenize
 from llmemb.errors import InputError
+from llmemb.lease import Lease
 from llmemb.scft import run, training
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.run import run_scft
@@ -105,6 +107,46 @@ def test_a_finished_output_is_kept_without_its_checkpoints_and_another_config_tu
         run_scft(changed(job, seed=2))
     with pytest.raises(InputError, match=r"config\.max_seq_len: None there, 8 here"):
         run_scft(changed(job, max_seq_len=8))
+
+
+def test_another_run_of_the_same_output_is_refused_while_one_is_alive(scft_config, tmp_path, monkeypatch):
+    job, others = changed(scft_config, output=str(tmp_path / "one")), []
+
+    def begins_another(*_):
+        with pytest.raises(InputError, match=r"held by .*, which is running: expected one run at a time"):
+            run_scft(job)
+        others.append("refused")
+
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(run, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(run, "_fine_tune", begins_another)
+    monkeypatch.setattr(run, "_tell", lambda _: None)
+    run_scft(job)
+    assert others == ["refused"]
+    assert not (tmp_path / "one" / "LEASE").exists()
+
+
+def test_a_run_that_was_killed_is_waited_for_and_one_that_was_stopped_is_not(
+    scft_config, tmp_path, monkeypatch, capsys
+):
+    job = changed(scft_config, output=str(tmp_path / "one"))
+
+    def is_stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(run, "_fine_tune", is_stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_scft(job)
+    assert "waiting" not in capsys.readouterr().out
+    (tmp_path / "one" / "LEASE").unlink()
+    Lease.acquire(str(tmp_path / "one" / "LEASE"), owner="ann@there", seconds=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        run_scft(job)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "held by ann@there" in told
+    assert "waiting to see whether that one is still alive" in told
 
 
 @pytest.mark.slow

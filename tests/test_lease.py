@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmemb import storage
+from llmemb import lease, storage
 from llmemb.errors import InputError, TemporaryError
-from llmemb.nightly import lease
-from llmemb.nightly.lease import Lease, held
+from llmemb.lease import Lease, held
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_a_lease_that_has_run_out_is_free(uri):
         assert storage.read_json(uri)["owner"] == "bob"
 
 
-def test_the_lease_of_a_night_that_was_killed_is_waited_for(uri, capsys, monkeypatch):
+def test_the_lease_of_a_run_that_was_killed_is_waited_for(uri, capsys, monkeypatch):
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     write(uri, seconds=0.3)
     with held(uri, owner="bob", seconds=60):
@@ -58,7 +57,7 @@ def test_of_two_that_find_it_free_one_gets_it(uri, monkeypatch):
     found = storage.read_bytes(uri)
     Lease.acquire(uri, owner="ann", seconds=60)
     monkeypatch.setattr(lease, "_read", lambda _: found)
-    with pytest.raises(InputError, match="another night has just begun"):
+    with pytest.raises(InputError, match="another run has just begun"):
         Lease.acquire(uri, owner="bob", seconds=60)
     assert storage.read_json(uri)["owner"] == "ann"
 
@@ -67,7 +66,7 @@ def test_a_lease_that_another_has_taken_is_lost_and_not_touched_again(uri):
     mine = Lease.acquire(uri, owner="ann", seconds=0)
     Lease.acquire(uri, owner="bob", seconds=60)
     mine.renew()
-    with pytest.raises(TemporaryError, match="lost to another night"):
+    with pytest.raises(TemporaryError, match="lost to another run"):
         mine.check()
     mine.release()
     assert storage.read_json(uri)["owner"] == "bob"
@@ -92,7 +91,7 @@ def test_a_store_that_does_not_answer_costs_the_lease_only_once_it_has_run_out(u
 @pytest.mark.parametrize("content", ["", "{}", json.dumps({"until": "soon"}), "[]"])
 def test_what_is_no_lease_is_one_line(uri, content):
     storage.write_bytes(uri, content.encode())
-    with pytest.raises(InputError, match="not one that a night has written"):
+    with pytest.raises(InputError, match="not one that a run has written"):
         Lease.acquire(uri, owner="ann", seconds=60)
 
 

@@ -1,6 +1,9 @@
-"""One night at a time: a lease in the store, renewed by whoever holds it, and free once it is not."""
+"""One run at a time: a lease in the store, renewed by whoever holds it, and free once it is not."""
 
+import getpass
 import json
+import os
+import socket
 import threading
 import time
 import uuid
@@ -12,6 +15,7 @@ from typing import Any, Self
 from llmemb import storage
 from llmemb.errors import InputError, TemporaryError
 
+LEASE_FILE = "LEASE"
 RENEWALS = 4
 """While a lease lasts."""
 POLL_SECONDS = 1.0
@@ -30,7 +34,7 @@ class Lease:
     def acquire(cls, uri: str, *, owner: str, seconds: float) -> Self:
         """Takes a lease that nobody holds, or whose holder was killed.
 
-        A lease that has not run out yet is watched until it does: a holder that lives renews it before. So a night that
+        A lease that has not run out yet is watched until it does: a holder that lives renews it before. So a run that
         was killed can be run again at once, and waits for ``seconds`` at most. Clocks should agree to a part of that.
 
         Raises:
@@ -43,25 +47,21 @@ class Lease:
             time.sleep(POLL_SECONDS)
             now = _read(uri)
             if now != found and now is not None and not _is_free(now):
-                raise InputError(
-                    f"lease: {uri}: held by {_holder(now)}, which is running: expected one night at a time"
-                )
+                raise InputError(f"lease: {uri}: held by {_holder(now)}, which is running: expected one run at a time")
             found = now
         lease = cls(uri, owner, seconds)
         if not lease._swap(found, seconds):
-            raise InputError(f"lease: {uri}: another night has just begun: expected one at a time")
+            raise InputError(f"lease: {uri}: another run has just begun: expected one at a time")
         return lease
 
     def check(self) -> None:
-        """Before anything that two nights at once would spoil.
+        """Before anything that two runs at once would spoil.
 
         Raises:
             TemporaryError: the lease ran out before it could be renewed, and may be another's.
         """
         if self._lost or _is_free(self._content):
-            raise TemporaryError(
-                f"lease: {self._uri}: lost to another night, or not renewed in time; run again to go on"
-            )
+            raise TemporaryError(f"lease: {self._uri}: lost to another run, or not renewed in time; run again to go on")
 
     def renew(self) -> None:
         """Prolongs the lease; a store that does not answer is asked again next time, until the lease has run out."""
@@ -93,7 +93,7 @@ def held(uri: str, *, owner: str, seconds: float) -> Iterator[Lease]:
     """A lease that is renewed in the background.
 
     Raises:
-        InputError: another night holds it.
+        InputError: another run holds it.
     """
     lease = Lease.acquire(uri, owner=owner, seconds=seconds)
     stop = threading.Event()
@@ -113,6 +113,11 @@ def held(uri: str, *, owner: str, seconds: float) -> Iterator[Lease]:
             lease.release()
 
 
+def this_process() -> str:
+    """What an owner is called."""
+    return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+
+
 def _read(uri: str) -> bytes | None:
     return storage.read_bytes(uri) if storage.exists(uri) else None
 
@@ -122,7 +127,7 @@ def _facts(content: bytes) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(content)
         datetime.fromisoformat(facts["until"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"lease: not one that a night has written: {content[:60]!r}; delete it") from error
+        raise InputError(f"lease: not one that a run has written: {content[:60]!r}; delete it") from error
     return facts
 
 
