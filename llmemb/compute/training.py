@@ -10,6 +10,7 @@ from typing import Any, cast
 from llmemb.compute.nodes import check_room, room_for, say_if_waiting
 from llmemb.compute.request import worker_request
 from llmemb.errors import InputError
+from llmemb.storage.filesystem import filesystem_of
 
 COLLECTIVE_TIMEOUT_SECONDS = 4 * 3600
 """While one worker reads a catalogue or writes tens of gigabytes the others wait in a collective. That a worker died is
@@ -50,7 +51,7 @@ def train_on_ray(
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=storage_uri,
+            **_place(storage_uri),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=checkpoints,
             callbacks=[_end_on_bad_input()],
@@ -97,6 +98,19 @@ def training_workers(
         resources_per_worker=request.resources,
         label_selector=dict(request.labels) or None,
     )
+
+
+def _place(uri: str) -> dict[str, Any]:
+    """Where Ray Train writes: with Arrow's own file systems, or with fsspec's where Arrow does not know the scheme."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+
+    try:
+        FileSystem.from_uri(uri)
+    except ArrowInvalid:
+        filesystem, path = filesystem_of(uri)
+        return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
+    return {"storage_path": uri}
 
 
 @contextlib.contextmanager

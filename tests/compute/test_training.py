@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,33 @@ def test_workers_wait_for_hours_of_serial_work(ray_local, tmp_path):
     assert float((tmp_path / "timeout").read_text()) == COLLECTIVE_TIMEOUT_SECONDS
 
 
-def train(worker: Any, folder: Path, max_failures: int, **arguments: Any) -> None:
-    train_on_ray(
+def counts_on(arguments: dict[str, Any]) -> None:
+    import ray.train
+
+    checkpoint, step = ray.train.get_checkpoint(), 1
+    if checkpoint is not None:
+        with checkpoint.as_directory() as saved:
+            step = int(Path(saved, "step").read_text()) + 1
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "step").write_text(str(step))
+        first = ray.train.get_context().get_world_rank() == 0
+        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
+
+
+@pytest.mark.slow
+def test_a_store_that_arrow_does_not_know_is_reached_through_fsspec(ray_local, tmp_path, object_stores):
+    for step in (1, 2):
+        result = train(counts_on, tmp_path, 0, storage_uri="s3a://plain/training")
+        with result.checkpoint.as_directory() as saved:
+            assert Path(saved, "step").read_text() == str(step)
+    assert not any(tmp_path.iterdir())
+
+
+def train(worker: Any, folder: Path, max_failures: int, storage_uri: str | None = None, **arguments: Any) -> Any:
+    return train_on_ray(
         worker,
         {"folder": folder, **arguments},
-        storage_uri=str(folder),
+        storage_uri=storage_uri or str(folder),
         name="record",
         scaling=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
         max_failures=max_failures,
