@@ -40,6 +40,8 @@ def run_scft(config: ScftConfig) -> None:
         base_fingerprint, memory = base.fingerprint(), float32_memory(base.num_parameters)
     prompts = _prompts(dataset, config)
     inputs = {"catalogue": dataset.catalogue_fingerprint, "base_model": base_fingerprint}
+    if config.validation.metric != "none":  # histories choose the state that is exported
+        inputs["dataset"] = dataset.fingerprint
     belongs: dict[str, Any] = {"job": "scft", "inputs": inputs, "finished_by": ENCODER_FILE}
     if not is_finished(config, config.output, **belongs):
         with held(storage.join(config.output, LEASE_FILE), owner=this_process(), seconds=LEASE_SECONDS) as lease:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
@@ -15,6 +16,7 @@ from transformers import T5Config
 
 from llmemb import lease
 from llmemb.config import JobConfig
+from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.torch_engine import TorchEngine, load_model, load_tokenizer, tokenize
 from llmemb.errors import InputError
@@ -22,7 +24,7 @@ from llmemb.lease import Lease
 from llmemb.scft import run, training
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.run import run_scft
-from tests.generated import write_catalogue
+from tests.generated import prepare_dataset, write_catalogue
 
 TEXTS = ["title is red lamp; brand is acme", "price is 10"]
 
@@ -147,6 +149,32 @@ def test_a_run_that_was_killed_is_waited_for_and_one_that_was_stopped_is_not(
     told = " ".join(capsys.readouterr().out.split())
     assert "held by ann@there" in told
     assert "waiting to see whether that one is still alive" in told
+
+
+def test_an_encoder_belongs_to_the_histories_that_chose_its_state(scft_config, tmp_path, monkeypatch, capsys):
+    chosen = changed(scft_config, output=str(tmp_path / "chosen"), dataset=str(tmp_path / "dataset"))
+    last = changed(chosen, output=str(tmp_path / "last"), validation={"metric": "none"})
+    monkeypatch.setattr(run, "_fine_tune", lambda job, *_: Path(job.output, "encoder.json").write_text("{}"))
+    monkeypatch.setattr(run, "_tell", lambda _: None)
+    before = Dataset.open(scft_config.dataset)
+    shutil.copytree(scft_config.dataset, chosen.dataset)
+    for job in (chosen, last):
+        run_scft(job)
+    run_scft(changed(chosen, dataset=scft_config.dataset))
+    assert "chosen is complete already" in " ".join(capsys.readouterr().out.split())
+
+    interactions = {"user_id": ["u1"] * 4, "item_id": ["i1", "i2", "i3", "i4"], "timestamp": [1, 2, 3, 4]}
+    (tmp_path / "others").mkdir()
+    others = prepare_dataset(tmp_path / "others", pl.from_arrow(before.items()), pl.DataFrame(interactions))
+    shutil.rmtree(chosen.dataset)
+    shutil.copytree(others, chosen.dataset)
+    after = Dataset.open(chosen.dataset)
+    assert after.catalogue_fingerprint == before.catalogue_fingerprint
+    assert after.fingerprint != before.fingerprint
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.dataset: "):
+        run_scft(chosen)
+    run_scft(last)
+    assert "last is complete already" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
