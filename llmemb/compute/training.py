@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+from llmemb import storage
+from llmemb.compute import training_record
 from llmemb.compute.nodes import check_room, room_for, say_if_waiting
 from llmemb.compute.request import worker_request
 from llmemb.errors import InputError
@@ -44,6 +46,8 @@ def train_on_ray(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    folder = storage.join(storage_uri, name)
+    training_record.mend(folder)
     trainer = TorchTrainer(
         cast(Any, worker),
         train_loop_config=arguments,
@@ -54,7 +58,7 @@ def train_on_ray(
             **_place(storage_uri),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=checkpoints,
-            callbacks=[_end_on_bad_input()],
+            callbacks=[_end_on_bad_input(), training_record.keeping_a_copy(folder)],
         ),
     )
     try:

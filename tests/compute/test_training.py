@@ -126,6 +126,24 @@ def test_a_store_that_arrow_does_not_know_is_reached_through_fsspec(ray_local, t
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_record_that_a_kill_cut_off_is_its_copy_again_or_none(ray_local, tmp_path, capsys):
+    record = tmp_path / "record" / "checkpoint_manager_snapshot.json"
+
+    def steps() -> int:
+        return train(counts_on, tmp_path, 0).metrics["step"]
+
+    assert [steps(), steps()] == [1, 2]
+    assert "cut off" not in capsys.readouterr().out
+    record.write_text("")
+    assert steps() == 3
+    assert "was cut off: it goes on from the one before the last" in " ".join(capsys.readouterr().out.split())
+    record.write_bytes(record.read_bytes()[:-9])
+    (tmp_path / "record" / "checkpoint_manager_snapshot.copy.json").unlink()
+    assert steps() == 1
+    assert "was cut off: it begins again" in " ".join(capsys.readouterr().out.split())
+
+
 def train(worker: Any, folder: Path, max_failures: int, storage_uri: str | None = None, **arguments: Any) -> Any:
     return train_on_ray(
         worker,
