@@ -1,9 +1,11 @@
 """Ray Train's record of a run's checkpoints, which it writes in place: a kill can leave it cut off."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from llmemb import storage
+from llmemb.errors import TemporaryError
 
 RECORD = "checkpoint_manager_snapshot.json"
 """As Ray Train calls it."""
@@ -32,7 +34,8 @@ def keeping_a_copy(folder: str) -> Any:
     class KeepCopy(ray.train.UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             if checkpoint is not None:
-                storage.write_bytes(storage.join(folder, COPY), storage.read_bytes(storage.join(folder, RECORD)))
+                with suppress(TemporaryError):  # the training goes on without it, and the next report writes it
+                    storage.write_bytes(storage.join(folder, COPY), storage.read_bytes(storage.join(folder, RECORD)))
 
     return KeepCopy()
 
