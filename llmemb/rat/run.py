@@ -21,7 +21,6 @@ from llmemb.rat.fit import CHECKPOINT_FILE, fit, recommender_label, train_worker
 from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors, has_item_vectors, vectors_identity
 from llmemb.rat.methods import METHODS
-from llmemb.rat.methods.melt import check_head
 from llmemb.rat.phases import Phases
 from llmemb.rat.precision import precision_of
 from llmemb.rat.recommender import METRICS_FILE, RECOMMENDER_FILE, backbone_sizes, is_recommender, read_info
@@ -103,8 +102,7 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
         try_backbone(config.backbone, elsewhere=elsewhere, precision=precision, **backbone_sizes(config.model))
     if config.prompt is not None:
         config.prompt.check_columns(dataset.item_columns, config.dataset)
-    if config.method == "melt":
-        check_head(dataset.train, dataset.num_items)
+    METHODS[config.method].check(dataset)
     collaborative = config.collaborative if config.needs_collaborative else None
     if collaborative is not None and not is_recommender(collaborative):  # which is trained there
         collaborative = None

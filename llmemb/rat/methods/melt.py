@@ -18,12 +18,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.metrics.slices import NUM_GROUPS, head_items, length_groups
 from llmemb.rat.config import MeltConfig
 from llmemb.rat.methods.ids import id_table
-from llmemb.rat.methods.method import Inputs, Method, start_from_collaborative
+from llmemb.rat.methods.method import Inputs, Method
 from llmemb.rat.training import Auxiliary, Step, TrainableRecommender
 from llmemb.srs.item_table import IdTable
 from llmemb.srs.tail_users import TailUsers
@@ -127,14 +128,14 @@ class Contexts:
         return self._sequences.take(users).without_last(self._offsets[users + 1] - places - 1)
 
 
-def check_head(sequences: Sequences, num_items: int) -> None:
+def check_head(dataset: Dataset) -> None:
     """Looks for the users and items that both branches learn from, before anything is trained.
 
     Raises:
         InputError: there are none.
     """
-    known_head_items(sequences.counts(num_items))
-    head_users(sequences)
+    known_head_items(dataset.popularity)
+    head_users(dataset.train)
 
 
 def known_head_items(popularity: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -201,8 +202,23 @@ def _descending(indices: NDArray[np.int64], by: NDArray[np.int64]) -> NDArray[np
     return indices[np.argsort(-by[indices], kind="stable")]
 
 
+def _start_from_collaborative(inputs: Inputs, model: TrainableRecommender) -> None:
+    """Gives an ID-only model the weights of the finished one.
+
+    Raises:
+        InputError: that one has other weights.
+    """
+    assert inputs.collaborative is not None
+    try:
+        model.load_state_dict(inputs.collaborative.weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"collaborative: its weights are not those of this backbone and model: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
 def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
-    start_from_collaborative(inputs, model)
+    _start_from_collaborative(inputs, model)
     config, sequences = inputs.config, inputs.dataset.train
     longest = int(np.delete(sequences.lengths, head_users(sequences)).max(initial=1))
     hidden_dim = config.model.hidden_dim
@@ -211,4 +227,4 @@ def _extend(inputs: Inputs, model: TrainableRecommender) -> None:
     model.auxiliary = Mutual(sequences, num_items=inputs.dataset.num_items, hidden_dim=hidden_dim, settings=config.melt)
 
 
-MELT = Method("MELT", id_table, _extend, goes_on=True)
+MELT = Method("MELT", id_table, _extend, check_head, goes_on=True)

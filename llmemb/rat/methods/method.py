@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llmemb.data.dataset import Dataset
-from llmemb.errors import InputError
 from llmemb.progress import Tell
 from llmemb.rat.checkpoint import Weights
 from llmemb.rat.config import RatConfig
@@ -50,6 +49,10 @@ def no_more(inputs: Inputs, model: TrainableRecommender) -> None:
     """Leaves a model as it is."""
 
 
+def any_data(dataset: Dataset) -> None:
+    """Asks nothing of the data."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to make a recommender's items; what it reads of a config is in :data:`llmemb.rat.config.READS`.
@@ -58,6 +61,7 @@ class Method:
         label: How tables call it.
         item_table: Makes the untrained item table.
         extend: What else it does to the untrained model: where it starts from, a loss of its own, more in its encoder.
+        check: Looks for what it needs of the data before anything is trained; raises InputError.
         learn_vectors: The stage before the training that learns item vectors with a language model, on a device.
         goes_on: Whether it starts with an ID-only recommender's weights and not only from its item embeddings.
     """
@@ -65,20 +69,6 @@ class Method:
     label: str
     item_table: Callable[[Inputs], nn.Module]
     extend: Callable[[Inputs, TrainableRecommender], None] = no_more
+    check: Callable[[Dataset], None] = any_data
     learn_vectors: Callable[[Inputs, torch.device, Tell], Float[Tensor, "item vector"]] | None = None
     goes_on: bool = False
-
-
-def start_from_collaborative(inputs: Inputs, model: TrainableRecommender) -> None:
-    """Gives an ID-only model the weights of the finished one.
-
-    Raises:
-        InputError: that one has other weights.
-    """
-    assert inputs.collaborative is not None
-    try:
-        model.load_state_dict(inputs.collaborative.weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"collaborative: its weights are not those of this backbone and model: {' '.join(str(error).split())[:200]}"
-        ) from error

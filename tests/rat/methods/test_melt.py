@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from llmemb.data.sequences import Sequences
 from llmemb.errors import InputError
 from llmemb.rat.config import MeltConfig
-from llmemb.rat.methods.melt import Contexts, Mutual, attention, check_head, head_users, newest_states
+from llmemb.rat.methods import METHODS
+from llmemb.rat.methods.melt import Contexts, Mutual, attention, head_users, newest_states
 from llmemb.rat.model import make_model
 from llmemb.rat.training import Step, TrainableRecommender
 from tests.rat.methods.conftest import SEQUENCES, make_inputs
@@ -38,8 +40,9 @@ def test_a_catalogue_without_head_items_is_refused():
     histories = Sequences.from_lists([[1, 2, 3, 4, 1, 2], [1, 2], [3, 4], [2, 1], [4, 3]])
     with pytest.raises(InputError, match="4 have none: expected a catalogue of five items or more"):
         Mutual(histories, num_items=4, hidden_dim=4, settings=MeltConfig())
+    dataset: Any = SimpleNamespace(popularity=histories.counts(4), train=histories)
     with pytest.raises(InputError, match="4 have none"):
-        check_head(histories, 4)
+        METHODS["melt"].check(dataset)
 
 
 def test_contexts_are_the_histories_that_end_with_the_item():
