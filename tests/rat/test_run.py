@@ -112,7 +112,12 @@ def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, t
         {"backbone": "torch.nn:Linear"},
         {"method": "said", "base_model": str(tiny_encoder), "prompt": {"attributes": ["tilte"]}},
         {"method": "said", **readable, "item_vectors": f"{trained.output}/item_embeddings"},
-        {"method": "melt", "collaborative": f"{trained.output}/collaborative", "model": {"hidden_dim": 8}},
+        {
+            "method": "tslrec",
+            "base_model": str(tiny_encoder),
+            "collaborative": f"{trained.output}/collaborative",
+            "model": {"hidden_dim": 8},
+        },
     ]
     for number, settings in enumerate(refused):
         output = tmp_path / f"out-{number}"
@@ -167,13 +172,16 @@ def test_a_collaborative_recommender_that_knows_the_text_is_refused(trained, dat
     assert not (tmp_path / "out").exists()
 
 
-def test_no_method_goes_on_with_the_weights_of_another_model(trained, dataset, tmp_path):
+def test_no_method_goes_on_with_the_weights_of_another_model(tmp_path):
     """MELT goes on with a finished recommender; with other heads all its weights fit and mean nothing."""
+    dataset = prepare(tmp_path, length=4, long_ones=4)
+    finished = config_for(dataset, method="none", output=str(tmp_path / "ids"))
+    run_rat(finished, here=True)
     config = config_for(
         dataset,
         method="melt",
         output=str(tmp_path / "out"),
-        collaborative=f"{trained.output}/collaborative",
+        collaborative=finished.output,
         model={**SMALL["model"], "num_heads": 2},
     )
     with pytest.raises(InputError, match=r"has num_heads 1; expected this run's, 2"):
