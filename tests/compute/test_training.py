@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import ray.train
 
+from llmemb.compute import training_record
 from llmemb.compute.training import COLLECTIVE_TIMEOUT_SECONDS, train_on_ray, training_workers
 from llmemb.errors import InputError, TemporaryError
 from llmemb.job import find_told_error
@@ -68,24 +69,21 @@ def test_bad_input_on_one_worker_ends_those_that_wait_for_it(
     assert (tmp_path / "starts").read_text().count("start") == 1
 
 
-def fails_once(arguments: dict[str, Any]) -> None:
-    marker = arguments["folder"] / "failed"
-    if not marker.exists():
-        marker.touch()
-        raise arguments["error"]
+def fails_each_time(arguments: dict[str, Any]) -> None:
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 1:
+        with (arguments["folder"] / "starts").open("a") as starts:
+            starts.write("start\n")
+        number = (arguments["folder"] / "starts").read_text().count("start")
+        raise OSError("the disk is busy") if number == 1 else TemporaryError("the store is busy")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [OSError("the disk is busy"), TemporaryError("the store is busy")])
-def test_what_may_pass_is_tried_again(ray_local, tmp_path, error):
-    train(fails_once, tmp_path, max_failures=2, error=error)
-    assert (tmp_path / "failed").exists()
-
-
-@pytest.mark.slow
-def test_what_does_not_pass_in_time_is_no_bad_input(ray_local, tmp_path):
+def test_what_may_pass_is_tried_again_and_what_does_not_in_time_is_no_bad_input(ray_local, tmp_path):
     with pytest.raises(ray.train.TrainingFailedError) as raised:
-        train(fails_once, tmp_path, max_failures=0, error=TemporaryError("the store is busy"))
+        train(fails_each_time, tmp_path, max_failures=2)
+    assert (tmp_path / "starts").read_text().count("start") == 3
     found = find_told_error(raised.value)
     assert (type(found), str(found)) == (TemporaryError, "the store is busy")
 
@@ -128,19 +126,16 @@ def test_a_store_that_arrow_does_not_know_is_reached_through_fsspec(ray_local, t
 
 @pytest.mark.slow
 def test_a_record_that_a_kill_cut_off_is_its_copy_again_or_none(ray_local, tmp_path, capsys):
-    record = tmp_path / "record" / "checkpoint_manager_snapshot.json"
-
-    def steps() -> int:
-        return train(counts_on, tmp_path, 0).metrics["step"]
-
-    assert [steps(), steps()] == [1, 2]
+    record = tmp_path / "record" / training_record.RECORD
+    assert train(counts_on, tmp_path, 0).metrics["step"] == 1
     assert "cut off" not in capsys.readouterr().out
     record.write_text("")
-    assert steps() == 3
+    assert train(counts_on, tmp_path, 0).metrics["step"] == 2
     assert "was cut off: it goes on from the one before the last" in " ".join(capsys.readouterr().out.split())
     record.write_bytes(record.read_bytes()[:-9])
-    (tmp_path / "record" / "checkpoint_manager_snapshot.copy.json").unlink()
-    assert steps() == 1
+    (tmp_path / "record" / training_record.COPY).unlink()
+    training_record.mend(str(record.parent))
+    assert not record.exists()
     assert "was cut off: it begins again" in " ".join(capsys.readouterr().out.split())
 
 
