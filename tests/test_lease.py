@@ -118,7 +118,10 @@ def test_a_lease_that_cannot_be_given_back_runs_out_by_itself(uri, monkeypatch):
         raise TemporaryError("no answer")
 
     with held(uri, owner="ann", seconds=60):
+        before = storage.read_bytes(uri)
         monkeypatch.setattr(storage, "swap", fails)
+    assert storage.read_bytes(uri) == before
+    assert lease._is_free(before) is False
 
 
 def test_a_lease_that_nobody_renewed_in_time_is_not_held_any_more(uri):

@@ -222,31 +222,33 @@ def test_where_nothing_can_be_written_is_found_before_anything_is_learnt(dataset
     assert not (tmp_path / "out").exists()
 
 
+def train_own_backbone(
+    trained: RatConfig, folder: Path, monkeypatch: pytest.MonkeyPatch, *, source: str, name: str
+) -> Recommender:
+    """Of a module that is written for it, in ``folder / "own"``."""
+    (folder / "my_models.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    own = {"backbone": f"my_models:{name}", "output": str(folder / "own")}
+    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
+    return Recommender.load(own["output"])
+
+
 def test_the_documented_backbone_of_ones_own_trains_and_loads_again(trained, dataset, tmp_path, monkeypatch):
     documented = (Path(__file__).parents[2] / "docs" / "recommender.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", documented, re.DOTALL)
     [example] = [block for block in blocks if "class MeanSoFar" in block]
-    (tmp_path / "my_models.py").write_text(example)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_models", raising=False)
-    own = {"backbone": "my_models:MeanSoFar", "output": str(tmp_path / "own")}
-    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
-    recommender = Recommender.load(own["output"])
+    recommender = train_own_backbone(trained, tmp_path, monkeypatch, source=example, name="MeanSoFar")
     assert recommender.label == "MeanSoFar"
     assert len(rank_targets(recommender, dataset.test(), num_items=NUM_ITEMS)) == 24
 
 
 def test_a_backbone_with_a_block_that_occurs_twice_is_written_and_loads_again(trained, dataset, tmp_path, monkeypatch):
-    (tmp_path / "shared_blocks.py").write_text(SHARED_BLOCKS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "shared_blocks", raising=False)
-    own = {"backbone": "shared_blocks:Twice", "output": str(tmp_path / "own")}
-    run_rat(RatConfig.model_validate(trained.id_only(own["output"]).model_dump() | own), here=True)
-    recommender = Recommender.load(own["output"])
+    recommender = train_own_backbone(trained, tmp_path, monkeypatch, source=SHARED_BLOCKS, name="Twice")
     first, second = recommender._encoder.backbone.blocks
     assert first is second
     assert not torch.equal(first.weight, torch.eye(4))
-    written = safetensors.torch.load(storage.read_bytes(f"{own['output']}/model.safetensors"))
+    written = safetensors.torch.load((tmp_path / "own" / "model.safetensors").read_bytes())
     for number in range(2):
         assert torch.equal(written[f"encoder.backbone.blocks.{number}.weight"], first.weight)
 
