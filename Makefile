@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 TORCH = $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 2
 
-.PHONY: env demo beauty test test-vllm test-peers browser bench lint format clean
+.PHONY: env environments demo beauty test test-vllm test-peers browser bench lint format clean
 
 env: .venv/.ready
 
@@ -20,6 +20,8 @@ env: .venv/.ready
 	@$(PIP) --no-deps $(TORCH)
 	@$(PIP) --constraint constraints.txt --editable '.[s3,faiss,lance,demo,dev]'
 	@touch $@
+
+environments: env browser .venv-vllm/.ready .venv-peers/.ready
 
 # The whole pipeline on a generated sample; run again, it goes on where it stopped.
 demo: env $(LLMEMB_RUNS)/demo/sample/interactions.parquet

@@ -1,13 +1,12 @@
-"""The study job: encoders, then trials, the ones that others start from first, then figures, tables and a report."""
+"""The study job: encoders, then trials, then figures, tables and a report."""
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from llmemb import storage
 from llmemb.compute.devices import own_device
 from llmemb.data.dataset import Dataset
 from llmemb.errors import InputError
-from llmemb.rat.config import RatConfig
 from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import is_recommender
 from llmemb.study.config import StudyConfig
@@ -83,7 +82,7 @@ def _check_sensitivity(grid: Grid) -> None:
 
 
 def train_all(grid: Grid) -> Outcomes:
-    """Runs the study's trials in waves: IDs alone, which others start from, then what chooses settings, then the rest.
+    """Runs the study's trials: what chooses settings first, then all others.
 
     What chooses the settings of a method that rests on no IDs alone runs beside what chooses theirs.
 
@@ -91,13 +90,11 @@ def train_all(grid: Grid) -> Outcomes:
         How each ended, by the URI of its recommender.
     """
     outcomes: Outcomes = {}
+    ids = ["none"] if grid.ids_alone() else []
     methods = [method for method in grid.config.methods if method != "none"]
-    if grid.ids_alone():
-        at_once = [method for method in methods if not grid.rests_on_ids(method)]
-        _choose(grid, ["none", *at_once], outcomes)
-        _run(grid, "IDs alone", grid.ids_alone(), outcomes)
-        methods = [method for method in methods if method not in at_once]
-    _choose(grid, methods, outcomes)
+    at_once = [method for method in methods if not grid.rests_on_ids(method)]
+    _choose(grid, [*ids, *at_once], outcomes)
+    _choose(grid, [method for method in methods if method not in at_once], outcomes)
     _run(grid, "all methods", grid.all_trials(), outcomes)
     return outcomes
 
@@ -115,47 +112,29 @@ def _choose(grid: Grid, methods: Sequence[str], outcomes: Outcomes) -> None:
 
 
 def _run(grid: Grid, title: str, trials: Iterable[Trial], outcomes: Outcomes) -> None:
-    """Runs those that have not been run yet, and adds how they ended."""
-    new: dict[str, Trial] = {}
-    for trial in trials:
-        uri = grid.rat_config(trial).output
-        if uri not in outcomes:
-            new.setdefault(uri, trial)
+    """Runs those that have not been run yet, and what they start from, and adds how they ended."""
+    new = {uri: trial for trial in trials if (uri := grid.rat_config(trial).output) not in outcomes}
     # What a finished trial was made from may be gone.
     todo = {uri: trial for uri, trial in new.items() if not is_recommender(uri)}
     started = {uri: first for uri, trial in todo.items() if (first := grid.started_from(trial)) is not None}
-    if started:  # trained here, each once and as it says, and not by the trials that wait for it
-        _run(grid, "IDs alone", started.values(), outcomes)
-    of_ids = {uri: outcomes[grid.rat_config(first).output].reason for uri, first in started.items()}
-    stopped = {uri: f"the ID-only recommender that it starts from failed: {why}" for uri, why in of_ids.items() if why}
-    no_embeddings = make_embeddings(grid, [trial for uri, trial in todo.items() if uri not in stopped])
-    configs = [grid.rat_config(trial) for trial in new.values()]
-    unread = {
-        config.output: why
-        for config in configs
-        if config.output in todo and (why := no_embeddings.get(str(config.embeddings)))
+    starts_from = {uri: grid.rat_config(first).output for uri, first in started.items()}
+    firsts = {starts_from[uri]: first for uri, first in started.items() if starts_from[uri] not in outcomes}
+    new = firsts | new  # trained once and as the study says, and not by those that wait for them
+    stopped = {
+        uri: f"the ID-only recommender that it starts from failed: {outcomes[first].reason}"
+        for uri, first in starts_from.items()
+        if first in outcomes and outcomes[first].reason is not None
     }
-    stopped = unread | stopped
+    no_embeddings = make_embeddings(grid, [trial for uri, trial in todo.items() if uri not in stopped])
+    configs = {uri: grid.rat_config(trial) for uri, trial in new.items()}
+    for uri in todo:
+        if why := no_embeddings.get(str(configs[uri].embeddings)):
+            stopped.setdefault(uri, why)
     outcomes |= {uri: Outcome(reason) for uri, reason in stopped.items()}
-    possible = [config for config in configs if config.output not in stopped]
-    for wave in _by_what_is_learnt(possible, finished=new.keys() - todo.keys()):
-        ended = run_trials(wave, title=title, output=grid.config.output, settings=grid.config.trials)
-        outcomes |= {config.output: outcome for config, outcome in zip(wave, ended, strict=True)}
+    possible = [config for uri, config in configs.items() if uri not in stopped]
+    settings, output = grid.config.trials, grid.config.output
+    ended = run_trials(possible, title=title, output=output, settings=settings, starts_from=starts_from)
+    outcomes |= {config.output: outcome for config, outcome in zip(possible, ended, strict=True)}
     for uri, trial in new.items():
         if outcomes[uri].reason is not None:
             print(f"study: failed: {trial.described}: {outcomes[uri].reason}")
-
-
-def _by_what_is_learnt(configs: list[RatConfig], *, finished: Collection[str] = ()) -> list[list[RatConfig]]:
-    """Waves in which nobody learns the item vectors or content maps that another is learning: first one for each.
-
-    Args:
-        finished: Outputs of those that learn nothing any more, for whom it would be in vain to wait.
-    """
-    learnt = [config.item_vectors or config.content_maps or config.output for config in configs]
-    first: dict[str, RatConfig] = {}
-    for uri, config in zip(learnt, configs, strict=True):
-        if config.output not in finished:
-            first.setdefault(uri, config)
-    others = [config for uri, config in zip(learnt, configs, strict=True) if first.get(uri) is not config]
-    return [wave for wave in (list(first.values()), others) if wave]

@@ -1,4 +1,4 @@
-"""Trials as Ray Tune runs them: those that are finished are kept, one that fails stops nobody else."""
+"""Trials as Ray Tune runs them: those that are finished are kept, one that fails stops none but those that need it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from llmemb.rat.recommender import METRICS_FILE, is_recommender
 from llmemb.rat.run import run_rat
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
+from llmemb.study.queue import TrialQueue
 
 TUNE_FOLDER = "ray_tune"
 FAILED = "failed"
@@ -49,11 +50,19 @@ Outcomes = dict[str, Outcome]
 """By the URI of the recommender."""
 
 
-def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, settings: TrialsConfig) -> list[Outcome]:
+def run_trials(
+    configs: Sequence[RatConfig],
+    *,
+    title: str,
+    output: str,
+    settings: TrialsConfig,
+    starts_from: Mapping[str, str] | None = None,
+) -> list[Outcome]:
     """Trains what is not trained yet.
 
     Args:
         output: The study's, for what Ray Tune keeps of a run.
+        starts_from: By a trial's URI, that of the ID-only one among them that it starts from.
 
     Returns:
         An outcome for each, in order.
@@ -64,7 +73,11 @@ def run_trials(configs: Sequence[RatConfig], *, title: str, output: str, setting
     todo = {config.output: config for config in configs if not is_recommender(config.output)}
     if configs and len(todo) < len(configs):
         print(f"study: {title}: {len(configs) - len(todo):,} of {len(configs):,} trials are finished already")
-    reasons = _tune(list(todo.values()), title, output, settings) if todo else {}
+    starts_from = {uri: first for uri, first in (starts_from or {}).items() if first in todo}
+    reasons = _tune(TrialQueue(list(todo.values()), starts_from), title, output, settings) if todo else {}
+    for uri, first in starts_from.items():
+        if first in reasons:
+            reasons.setdefault(uri, f"the ID-only recommender that it starts from failed: {reasons[first]}")
     return [_outcome(config, reasons.get(config.output)) for config in configs]
 
 
@@ -91,14 +104,14 @@ def _outcome(config: RatConfig, reason: str | None) -> Outcome:
     )
 
 
-def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
-    """Runs them, and says why which of them failed."""
+def _tune(queue: TrialQueue, title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
+    """Runs them, and says why which of those that were run failed."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables whatever the verbosity
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # which ends these trials alone, and the study goes on
     from ray import tune
 
     connect()
-    uris = [config.output for config in configs]
+    configs, search = queue.trials, _searcher(queue)
     threads = settings.cpus or cpu_threads(settings.max_concurrent)
     parameters = {config.output: config.model_dump(mode="json") for config in configs}
 
@@ -125,8 +138,9 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
 
         results: Any = tune.Tuner(
             tune.with_resources(train, resources),
-            param_space={"output": tune.grid_search(uris)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=settings.max_concurrent),
+            tune_config=tune.TuneConfig(
+                search_alg=search, num_samples=len(configs), max_concurrent_trials=settings.max_concurrent
+            ),
             run_config=tune.RunConfig(
                 name=TUNE_FOLDER,
                 storage_path=output,
@@ -135,9 +149,11 @@ def _tune(configs: list[RatConfig], title: str, output: str, settings: TrialsCon
                 failure_config=tune.FailureConfig(max_failures=_max_failures(configs)),
             ),
         ).fit()
+        for uri in planned.keys() - set(search.given_out.values()):  # what it starts from failed
+            board.end.remote(uri, failed=True)
     storage.remove(storage.join(output, TUNE_FOLDER))
-    # In the order of the grid: one that never started does not know its own output.
-    reasons = {uri: _reason(result) for uri, result in zip(uris, results, strict=True)}
+    # In the order in which they were given out: one that never started does not know its own output.
+    reasons = {uri: _reason(result) for uri, result in zip(search.given_out.values(), results, strict=True)}
     return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
@@ -168,6 +184,39 @@ def _max_failures(configs: Sequence[RatConfig]) -> int:
 
 def _tell(board: Any, trial: str, done: int, total: int, figures: Mapping[str, float]) -> None:
     progress.wait_for(board.tell.remote(trial, done))
+
+
+def _searcher(queue: TrialQueue) -> Any:
+    from ray.tune.search import Searcher
+
+    class FromQueue(Searcher):
+        """Suggests no settings: gives out the trials of a queue as they can begin.
+
+        Attributes:
+            given_out: The URIs of those that were, by the id that Tune gave them, in order.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.given_out: dict[str, str] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            config = queue.take()
+            if config is None:
+                return self.FINISHED if queue.is_empty() else None
+            self.given_out[trial_id] = config.output
+            return {"output": config.output}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            queue.end(self.given_out[trial_id], failed=error or FAILED in (result or {}))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing to keep: what is finished says so itself."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """A run of Tune is never gone on with."""
+
+    return FromQueue()
 
 
 def _watcher(board: Any) -> Any:

@@ -25,47 +25,36 @@ def test_a_client_with_another_token_is_turned_away(client):
 
 def test_every_job_submitted_in_turn_ends_with_a_report(client, tiny_encoder, tmp_path):
     write_sample(str(tmp_path / "sample"), num_items=200, num_users=150, seed=0)
-    folders = {name: str(tmp_path / name) for name in ("dataset", "encoder", "embeddings", "llmemb", "none", "report")}
+    folders = {name: str(tmp_path / name) for name in ("dataset", "encoder", "embeddings", "recommender", "report")}
     inputs = [f"{table}={tmp_path / 'sample' / table}.parquet" for table in ("items", "interactions")]
-    dataset = f"dataset={folders['dataset']}"
-    submissions = {
+    dataset, embeddings = f"dataset={folders['dataset']}", f"embeddings={folders['embeddings']}"
+    settings = {
         "prepare": [*inputs, f"output={folders['dataset']}"],
         "scft": [dataset, f"output={folders['encoder']}", f"base_model={tiny_encoder}", "max_steps=2", "batch_size=8"],
         "embed": [dataset, f"encoder={folders['encoder']}", f"output={folders['embeddings']}"],
-        "rat without text": [
-            dataset,
-            "method=none",
-            "embeddings=null",
-            f"output={folders['none']}",
-            "training.max_epochs=1",
-        ],
-        "rat": [
-            dataset,
-            f"embeddings={folders['embeddings']}",
-            f"output={folders['llmemb']}",
-            "training.max_epochs=1",
-        ],
+        "rat": [dataset, embeddings, f"output={folders['recommender']}", "training.max_epochs=1"],
         "evaluate": [
-            dataset,
-            f"models=[{folders['none']},{folders['llmemb']}]",
-            f"embeddings={folders['embeddings']}",
-            f"output={folders['report']}",
-            "num_workers=2",
+            *[dataset, embeddings, f"models=[{folders['recommender']}]"],
+            *[f"output={folders['report']}", "num_workers=2"],
         ],
     }
-    for step, overrides in submissions.items():
-        result = client.submit(step.split()[0], *overrides)
-        assert result.returncode == 0, f"{step}:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    for job, overrides in settings.items():
+        result = client.submit(job, *overrides)
+        assert result.returncode == 0, f"{job}:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert {"none", "llmemb"} <= {Path(model["uri"]).name for model in metrics["models"] if model.get("uri")}
+    assert "recommender" in {Path(model["uri"]).name for model in metrics["models"] if model.get("uri")}
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
-    wrong = client.submit("scft", dataset, f"output={tmp_path / 'wrong'}", "max_stepz=2")
-    assert wrong.returncode == 2
-    assert "error: config: max_stepz: unknown key" in wrong.stdout
-    lost = client.submit("embed", dataset, f"encoder={folders['encoder']}", "output=relative/folder")
+
+def test_bad_input_to_a_submitted_job_is_the_clients_line_and_exit_code(client, tiny_dataset, tiny_encoder, tmp_path):
+    dataset = f"dataset={tiny_dataset}"
+    with client.start("scft", dataset, f"output={tmp_path / 'wrong'}", "max_stepz=2") as wrong:
+        lost = client.submit("embed", dataset, f"encoder={tiny_encoder}", "output=relative/folder")
+        printed, _ = wrong.communicate(timeout=WAIT_SECONDS)
     assert lost.returncode == 2
     assert "a relative path in a submitted job is deleted" in lost.stdout
+    assert wrong.returncode == 2
+    assert "error: config: max_stepz: unknown key" in printed
 
 
 def test_a_night_whose_training_node_is_killed_publishes_what_an_undisturbed_one_does(

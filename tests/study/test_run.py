@@ -20,6 +20,7 @@ from llmemb.rat.run import run_rat
 from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
 from llmemb.study.grid import Grid, Trial
+from llmemb.study.queue import TrialQueue
 from llmemb.study.report import search_table
 from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
@@ -34,14 +35,15 @@ SMALL = {
 }
 
 
-def train_here(configs: list[RatConfig], title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
+def train_here(queue: TrialQueue, title: str, output: str, settings: TrialsConfig) -> dict[str, str]:
     """Stands for Ray Tune: see test_trials.py."""
     reasons = {}
-    for config in configs:
+    while (config := queue.take()) is not None:
         try:
             run_rat(config, here=True)
         except InputError as error:
             reasons[config.output] = str(error)
+        queue.end(config.output, failed=config.output in reasons)
     return reasons
 
 
@@ -125,7 +127,7 @@ def test_a_trial_that_fails_is_a_row_with_its_reason_and_stops_no_other(study):
 def test_a_finished_study_trains_nothing_again(study, monkeypatch, capsys):
     before = json.dumps(storage.read_json(f"{study.output}/study.json")["methods"])
     tried: list[str] = []
-    monkeypatch.setattr(trials, "_tune", lambda configs, *rest: tried.extend(config.output for config in configs) or {})
+    monkeypatch.setattr(trials, "_tune", lambda queue, *rest: tried.extend(one.output for one in queue.trials) or {})
     monkeypatch.setattr(encoders, "run_embed", lambda config: pytest.fail("it is embedded already"))
     run_study(study)
     assert [storage.name(uri).split("-")[0] for uri in tried] == ["melt", "melt"]  # what failed is tried again
@@ -219,7 +221,8 @@ def test_what_rests_on_no_ids_alone_is_searched_beside_them(study, tmp_path, mon
     waves: list[list[str]] = []
 
     def pretend(configs: list[RatConfig], **rest: object) -> list[Outcome]:
-        waves.append([config.method for config in configs])
+        if configs:
+            waves.append([config.method for config in configs])
         digits = [storage.name(config.output)[-4:] for config in configs]  # of a fingerprint: as good as drawn
         return [Outcome(None, int(four, 16) / 16**4, 1.0, 1.0, 1) for four in digits]
 
@@ -234,10 +237,10 @@ def test_what_rests_on_no_ids_alone_is_searched_beside_them(study, tmp_path, mon
     search = {method: {"rat.training.learning_rate": (0.01, 0.02)} for method in methods}
     changed = {"output": str(tmp_path), "methods": methods, "search": search, "ablations": {}, "sensitivity": {}}
     found = trained()
-    assert waves == [["none"] * 2 + ["llm2x"] * 2, ["none"], ["melt"] * 2, ["melt", "llm2x"]]
+    assert waves == [["none"] * 2 + ["llm2x"] * 2, ["melt"] * 2, ["none", "melt", "llm2x"]]
     monkeypatch.setattr(Grid, "rests_on_ids", lambda *_: True)
     assert trained() == found
-    assert waves == [["none"] * 2, ["none"], ["melt"] * 2 + ["llm2x"] * 2, ["melt", "llm2x"]]
+    assert waves == [["none"] * 2, ["melt"] * 2 + ["llm2x"] * 2, ["none", "melt", "llm2x"]]
 
 
 @pytest.mark.parametrize("tried", [{"rat.melt.user_weight": (0.1, 0.2)}, {"rat.training.learning_rate": (0.01, 0.01)}])
@@ -272,21 +275,26 @@ def test_details_that_change_nothing_are_refused(study, changed, message):
         check_details(grid)
 
 
-def test_what_starts_from_ids_is_not_tried_where_these_failed(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rates", [[], [0.01, 0.02]])
+def test_what_starts_from_ids_is_not_tried_where_these_failed(study, tmp_path, monkeypatch, rates):
     """It would train them itself, with settings of its own, in the folder that is named for others."""
     tried: list[str] = []
 
-    def fail(configs: list[RatConfig], *rest: object) -> dict[str, str]:
-        tried.extend(storage.name(config.output) for config in configs)
-        return {config.output: "out of memory" for config in configs}
+    def fail(queue: TrialQueue, *rest: object) -> dict[str, str]:
+        reasons = {}
+        while (config := queue.take()) is not None:
+            tried.append(storage.name(config.output))
+            reasons[config.output] = "out of memory"
+            queue.end(config.output, failed=True)
+        return reasons
 
     monkeypatch.setattr(trials, "_tune", fail)
-    search = {method: {"rat.training.learning_rate": [0.01, 0.02]} for method in ("none", "llmemb")}
+    search = {method: {LEARNING_RATE: rates} for method in ("none", "llmemb") if rates}
     changed = {"output": str(tmp_path), "methods": ["none", "llmemb"], "seeds": [0], "search": search}
     config = StudyConfig.model_validate(study.model_dump() | changed | {"ablations": {}, "sensitivity": {}})
     grid = Grid(config, "dataset")
     outcomes = train_all(grid)
-    assert len(tried) == 2
+    assert len(tried) == (len(rates) or 1)
     assert all(name.startswith("none-") for name in tried)
     [llmemb] = grid.table("llmemb", "sasrec")
     expected = "the ID-only recommender that it starts from failed: out of memory"

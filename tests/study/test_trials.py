@@ -23,27 +23,36 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_one_trial_fails_and_the_other_is_trained_and_kept(tiny_dataset, ray_local, tmp_path, capsys):
+def test_one_trial_fails_and_the_others_are_trained_and_kept_in_an_order_in_which_they_can_be(
+    tiny_dataset, ray_local, tmp_path, capsys
+):
+    methods = {"in vain": "none", "later": "none", "melt": "melt", "ids": "none"}
+    outputs = {name: str(tmp_path / "trials" / name) for name in methods}
     configs = [
-        RatConfig.model_validate(
-            {"dataset": tiny_dataset, "output": str(tmp_path / "trials" / method), "method": method} | SMALL
-        )
-        for method in ("melt", "none")
+        RatConfig.model_validate({"dataset": tiny_dataset, "output": outputs[name], "method": method} | SMALL)
+        for name, method in methods.items()
     ]
-    failed, good = run_trials(configs, title="test", output=str(tmp_path), settings=TrialsConfig(max_concurrent=2))
+    starts_from = {outputs["in vain"]: outputs["melt"], outputs["later"]: outputs["ids"]}
+    settings = TrialsConfig(max_concurrent=2)
+    ended = run_trials(configs, title="test", output=str(tmp_path), settings=settings, starts_from=starts_from)
+    in_vain, later, failed, good = ended
     assert failed.reason is not None
     assert "all are as short" in failed.reason
     assert "\n" not in failed.reason
-    assert good.reason is None
-    assert good.num_epochs == 2
-    assert Recommender.load(configs[1].output).label == "SASRec"
+    assert in_vain.reason == f"the ID-only recommender that it starts from failed: {failed.reason}"
+    assert not storage.exists(outputs["in vain"])
+    assert good.reason is later.reason is None
+    assert good.num_epochs == later.num_epochs == 2
+    begun, finished = tmp_path / "trials" / "later" / "config.yaml", tmp_path / "trials" / "ids" / "recommender.json"
+    assert begun.stat().st_mtime > finished.stat().st_mtime
+    assert Recommender.load(outputs["ids"]).label == "SASRec"
     assert not (tmp_path / "ray_tune").exists()
     last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("study: test: ")][-1]
-    assert last.startswith("study: test: 2/2 epochs")
-    assert last.endswith("trials 2/2  failed 1")
-    before = storage.read_bytes(f"{configs[1].output}/metrics.json")
-    assert run_trials(configs[1:], title="test", output=str(tmp_path), settings=TrialsConfig()) == [good]
-    assert storage.read_bytes(f"{configs[1].output}/metrics.json") == before
+    assert last.startswith("study: test: 4/4 epochs")
+    assert last.endswith("trials 4/4  failed 2")
+    before = storage.read_bytes(f"{outputs['ids']}/metrics.json")
+    assert run_trials(configs[3:], title="test", output=str(tmp_path), settings=TrialsConfig()) == [good]
+    assert storage.read_bytes(f"{outputs['ids']}/metrics.json") == before
 
 
 @pytest.mark.slow
