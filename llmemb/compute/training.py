@@ -55,7 +55,7 @@ def train_on_ray(
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
-            **_place(storage_uri),
+            **place(storage_uri),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=checkpoints,
             callbacks=[_end_on_bad_input(), training_record.keeping_a_copy(folder)],
@@ -104,8 +104,8 @@ def training_workers(
     )
 
 
-def _place(uri: str) -> dict[str, Any]:
-    """Where Ray Train writes: with Arrow's own file systems, or with fsspec's where Arrow does not know the scheme."""
+def place(uri: str) -> dict[str, Any]:
+    """Where Ray Train and Tune write: with Arrow's file systems, or fsspec's where Arrow does not know the scheme."""
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 

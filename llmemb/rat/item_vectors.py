@@ -68,7 +68,10 @@ def has_item_vectors(folder: str, determined_by: str) -> bool:
     if not storage.exists(manifest):
         return False
     if storage.read_json(manifest).get("determined_by") != determined_by:
-        raise InputError(f"item_vectors: {folder} holds those of another config or dataset; choose another")
+        raise InputError(
+            f"item_vectors: {folder} holds those of another config, dataset or ID-only recommender; choose another "
+            "folder, or remove it to have them learnt again"
+        )
     return True
 
 

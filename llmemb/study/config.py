@@ -139,7 +139,8 @@ class StudyConfig(JobConfig):
 
     @property
     def has_details(self) -> bool:
-        return self.details_backbone in (None, *self.backbones)
+        """Whether ``llmemb`` is among the methods, whose settings the search chooses, and the backbone among these."""
+        return "llmemb" in self.methods and self.details_backbone in (None, *self.backbones)
 
 
 def _check_backbone(name: str) -> None:

@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from llmemb import storage
+from llmemb.errors import InputError, TemporaryError
 from llmemb.rat.config import RatConfig
+from llmemb.rat.recommender import is_recommender
 from llmemb.vectors import MANIFEST_FILE
 
 LOOK_SECONDS = 5.0
@@ -48,7 +51,14 @@ class TrialQueue:
         return None
 
     def end(self, uri: str, *, failed: bool) -> None:
-        """Says that one that was given out has ended."""
+        """Says that one that was given out has ended.
+
+        Args:
+            failed: As far as its process could say; of one that others start from it counts what is there.
+        """
+        if uri in self._starts_from.values():
+            with suppress(InputError, TemporaryError):
+                failed = not is_recommender(uri)
         self._failed[uri] = failed
         self._learners = {made: learner for made, learner in self._learners.items() if learner != uri}
 
@@ -65,8 +75,10 @@ class TrialQueue:
         now = time.monotonic()
         if made not in self._there and now - self._looked.get(made, -LOOK_SECONDS) >= LOOK_SECONDS:
             self._looked[made] = now
-            if storage.exists(made):
-                self._there.add(made)
+            # A store that does not answer would end the trials that run, too.
+            with suppress(InputError, TemporaryError):
+                if storage.exists(made):
+                    self._there.add(made)
         return made in self._there
 
 

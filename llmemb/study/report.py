@@ -6,12 +6,15 @@ from functools import partial
 from itertools import chain, product
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot, latest_id
+from llmemb.errors import InputError
 from llmemb.evaluation import embedding_map, figures
 from llmemb.evaluation.config import HEADLINE_K
 from llmemb.evaluation.provenance import dataset_facts, dataset_name, provenance
@@ -169,13 +172,22 @@ def _maps(grid: Grid, outcomes: Outcomes, dataset: Dataset) -> embedding_map.Map
     uris = {
         _label(method): grid.rat_config(grid.table(method, config.for_details)[0]).output for method in config.methods
     }
-    loads = {label: partial(read_item_embeddings, uri) for label, uri in uris.items() if outcomes[uri].reason is None}
+    loads = {label: partial(_embeddings, uri) for label, uri in uris.items() if outcomes[uri].reason is None}
     if not loads:
         return None
     settings = config.embedding_map
     groups = popularity_groups(dataset.popularity)[1:]
     sizes: dict[str, Any] = {"max_items": settings.max_items, "perplexity": settings.perplexity}
     return embedding_map.draw_maps(loads, groups, None, **sizes, seed=config.seed)
+
+
+def _embeddings(uri: str) -> NDArray[np.float32] | None:
+    """None where they cannot be read, which stops no report: a ranking of an earlier run is as good as ever."""
+    try:
+        return read_item_embeddings(uri)
+    except InputError as error:
+        print(f"study: no map: {error}")
+        return None
 
 
 def _page(grid: Grid, results: Results, maps: embedding_map.Maps | None, dataset: Dataset) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From finished trials to the study's figures: rows of runs that differ in their seed, measured as evaluate does it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -126,7 +127,8 @@ class Measure:
         made_from = [storage.name(recommender), info, self._dataset.fingerprint, self._config.seed, sampled]
         uri = storage.join(self._config.output, "rankings", f"{storage.fingerprint(made_from)}.parquet")
         if storage.exists(uri):
-            return stored.read_ranks(uri)
+            with suppress(InputError):  # a damaged one is made anew
+                return stored.read_ranks(uri)
         ranking = self._answer(partial(load_recommender, recommender))
         user_ids, item_ids = self._dataset.user_ids, self._dataset.item_ids
         stored.write_ranking(uri, ranking, self._question.targets, user_ids=user_ids, item_ids=item_ids)

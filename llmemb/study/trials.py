@@ -11,6 +11,7 @@ from llmemb.compute.connection import connect
 from llmemb.compute.devices import check_gpu, has_gpus
 from llmemb.compute.nodes import check_room, cpu_threads, say_if_waiting, worker_threads
 from llmemb.compute.request import worker_request
+from llmemb.compute.training import place
 from llmemb.errors import TemporaryError
 from llmemb.job import find_told_error
 from llmemb.progress import Tell
@@ -111,7 +112,7 @@ def _tune(queue: TrialQueue, title: str, output: str, settings: TrialsConfig) ->
     from ray import tune
 
     connect()
-    configs, search = queue.trials, _searcher(queue)
+    configs = queue.trials
     threads = settings.cpus or cpu_threads(settings.max_concurrent)
     parameters = {config.output: config.model_dump(mode="json") for config in configs}
 
@@ -136,24 +137,28 @@ def _tune(queue: TrialQueue, title: str, output: str, settings: TrialsConfig) ->
             uri = chosen["output"]
             return _run(parameters[uri], partial(_tell, board, uri), on_gpu=on_gpu)
 
-        results: Any = tune.Tuner(
-            tune.with_resources(train, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=search, num_samples=len(configs), max_concurrent_trials=settings.max_concurrent
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE_FOLDER,
-                storage_path=output,
-                verbose=0,
-                callbacks=[_watcher(board)],
-                failure_config=tune.FailureConfig(max_failures=_max_failures(configs)),
-            ),
-        ).fit()
-        for uri in planned.keys() - set(search.given_out.values()):  # what it starts from failed
+        watcher = _watcher(board)
+        with storage.explained(output):  # where it writes first
+            tuner = tune.Tuner(
+                tune.with_resources(train, resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=_searcher(queue),
+                    num_samples=len(configs),
+                    max_concurrent_trials=settings.max_concurrent,
+                ),
+                run_config=tune.RunConfig(
+                    name=TUNE_FOLDER,
+                    **place(output),
+                    verbose=0,
+                    callbacks=[watcher],
+                    failure_config=tune.FailureConfig(max_failures=_max_failures(configs)),
+                ),
+            )
+        results: Any = tuner.fit()
+        for uri in planned.keys() - set(watcher.order):  # what it starts from failed
             board.end.remote(uri, failed=True)
     storage.remove(storage.join(output, TUNE_FOLDER))
-    # In the order in which they were given out: one that never started does not know its own output.
-    reasons = {uri: _reason(result) for uri, result in zip(search.given_out.values(), results, strict=True)}
+    reasons = {uri: _reason(result) for uri, result in zip(watcher.order, results, strict=True)}
     return {uri: reason for uri, reason in reasons.items() if reason is not None}
 
 
@@ -190,25 +195,21 @@ def _searcher(queue: TrialQueue) -> Any:
     from ray.tune.search import Searcher
 
     class FromQueue(Searcher):
-        """Suggests no settings: gives out the trials of a queue as they can begin.
-
-        Attributes:
-            given_out: The URIs of those that were, by the id that Tune gave them, in order.
-        """
+        """Suggests no settings: gives out the trials of a queue as they can begin."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.given_out: dict[str, str] = {}
+            self._given_out: dict[str, str] = {}  # by the id that Tune gave them
 
         def suggest(self, trial_id: str) -> Any:
             config = queue.take()
             if config is None:
                 return self.FINISHED if queue.is_empty() else None
-            self.given_out[trial_id] = config.output
+            self._given_out[trial_id] = config.output
             return {"output": config.output}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            queue.end(self.given_out[trial_id], failed=error or FAILED in (result or {}))
+            queue.end(self._given_out[trial_id], failed=error or FAILED in (result or {}))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing to keep: what is finished says so itself."""
@@ -223,7 +224,13 @@ def _watcher(board: Any) -> Any:
     from ray.tune.progress_reporter import TrialProgressCallback
 
     class Watcher(TrialProgressCallback):
-        """Counts the trials that ended, in place of Tune's own reporter, which prints a line for each."""
+        """Counts the trials that ended, in place of Tune's own reporter, which prints a line for each.
+
+        Attributes:
+            order: The URIs in the order of Tune's results, in which one that is tried again goes to the end.
+        """
+
+        order: tuple[str, ...] = ()
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
             """Nothing to say between the start of a trial and its end."""
@@ -233,5 +240,8 @@ def _watcher(board: Any) -> Any:
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             board.end.remote(trial.config["output"], failed=True)
+
+        def on_experiment_end(self, trials: Any, **info: Any) -> None:
+            self.order = tuple(trial.config["output"] for trial in trials)
 
     return Watcher()

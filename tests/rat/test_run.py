@@ -270,6 +270,6 @@ def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trai
     assert metrics["peak_memory_mib"] > 10
     for folder in ("item_vectors", "item_embeddings"):  # of another seed, and no item vectors at all
         again = settings | {"item_vectors": f"{config.output}/{folder}", "output": str(tmp_path / "again"), "seed": 1}
-        with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config or dataset"):
+        with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config, dataset or ID-only"):
             run_rat(RatConfig.model_validate(again))
         assert not (tmp_path / "again").exists()

@@ -6,9 +6,10 @@ import pytest
 
 from llmemb.config import Config
 from llmemb.errors import InputError
+from llmemb.rat.config import RatConfig
 from llmemb.study.config import StudyConfig
 from llmemb.study.grid import Grid
-from llmemb.study.run import _by_what_is_learnt
+from llmemb.study.queue import TrialQueue
 
 SCFT = {"base_model": "/models/tiny", "max_steps": 3, "prompt": {"attributes": ["title"]}}
 
@@ -21,6 +22,11 @@ def make_grid(**settings: Any) -> Grid:
     values = {"dataset": "/data", "output": "/study", "backbones": ["sasrec", "gru4rec"], "seeds": [0, 1], "scft": SCFT}
     values["rat"] = ALIGNED
     return Grid(StudyConfig.parse({**values, **settings}), "fingerprint")
+
+
+def that_can_begin(configs: list[RatConfig]) -> list[RatConfig]:
+    queue = TrialQueue(configs)
+    return list(iter(queue.take, None))
 
 
 def test_methods_on_all_backbones_share_one_encoder_and_one_snapshot():
@@ -121,12 +127,7 @@ def test_content_maps_are_learnt_once_for_all_backbones_and_methods_that_have_th
     assert maps[0] != maps[1]
     assert maps == [*maps[:2] * 3, maps[0]]
     assert str(maps[0]).startswith(f"{configs[0].embeddings}/")  # and deleted with them
-    first, others = _by_what_is_learnt(configs)
-    assert first == configs[:2]
-    assert others == configs[2:]
-    first, others = _by_what_is_learnt(configs, finished={configs[0].output})  # whose maps are gone with the embeddings
-    assert first == [configs[1], configs[2]]
-    assert others == [configs[0], *configs[3:]]
+    assert that_can_begin(configs) == configs[:2]  # one for each seed
     for changed in (UNTAUGHT, {"rat.fusion.content": False}):
         assert grid.rat_config(grid.trial("llmemb", "sasrec", 0, changed)).content_maps is None
     for changed in ({"rat.content.epochs": 5}, {"rat.model.max_seq_len": 7}, {"embed.encoder": "/another"}):
@@ -176,17 +177,18 @@ def test_a_setting_that_no_backbone_can_have_is_refused(per_backbone, message):
         make_grid(per_backbone=per_backbone)
 
 
-def test_a_part_without_the_backbone_of_the_details_leaves_them_out():
+@pytest.mark.parametrize("part", [{"backbones": ["gru4rec"], "details_backbone": "sasrec"}, {"methods": ["none"]}])
+def test_a_part_without_the_backbone_or_the_method_of_the_details_leaves_them_out(part):
     details = {
         "ablations": {"w/o alignment": {"rat.alignment.weight": 0}},
         "sensitivity": {"rat.alignment.weight": [1]},
     }
-    part = make_grid(backbones=["gru4rec"], details_backbone="sasrec", **details)
-    assert (part.ablations(), part.sensitivity()) == ({}, {})
+    grid = make_grid(**part, **details)
+    assert (grid.ablations(), grid.sensitivity()) == ({}, {})
     whole = make_grid(details_backbone="gru4rec", **details)
     assert {trial.backbone for trial in whole.ablations()["w/o alignment"]} == {"gru4rec"}
-    for trial in part.all_trials():  # and what it trains is a part of the whole
-        assert part.rat_config(trial).output in {whole.rat_config(other).output for other in whole.all_trials()}
+    for trial in grid.all_trials():  # and what it trains is a part of the whole
+        assert grid.rat_config(trial).output in {whole.rat_config(other).output for other in whole.all_trials()}
 
 
 def test_a_setting_of_scft_fine_tunes_anew_and_one_of_rat_does_not():
@@ -310,11 +312,7 @@ def test_item_vectors_are_learnt_by_one_trial_before_the_others_need_them():
     grid = make_grid(methods=["none", "said"])
     configs = [grid.rat_config(trial) for backbone in ("sasrec", "gru4rec") for trial in grid.table("said", backbone)]
     alone = grid.rat_config(grid.trial("none", "sasrec", 0))
-    first, others = _by_what_is_learnt([*configs, alone])
-    assert first == [*configs[:2], alone]  # one for each seed; what learns none waits for nothing
-    assert others == configs[2:]
-    assert _by_what_is_learnt([alone]) == [[alone]]
-    assert _by_what_is_learnt([]) == []
+    assert that_can_begin([*configs, alone]) == [*configs[:2], alone]  # one for each seed; what learns none never waits
 
 
 def test_what_is_tried_depends_on_ids_alone_where_any_of_it_starts_from_them():

@@ -163,6 +163,31 @@ def test_a_recommender_that_cannot_be_ranked_is_a_failed_row(study, tmp_path, mo
     assert {pair for pair, apart in said.items() if apart is None} == {pair for pair in said if "LLMEmb" in pair}
 
 
+def test_one_that_was_damaged_after_it_was_ranked_has_its_row_and_no_map(study, tmp_path, monkeypatch, capsys):
+    shutil.copytree(study.output, tmp_path / "copy")
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    trained = storage.read_json(f"{study.output}/study.json")["methods"]["SASRec"]["models"][-1]["runs"]
+    shutil.rmtree(tmp_path / "copy" / "trials" / storage.name(trained[0]) / "item_embeddings")
+    changed = {"output": str(tmp_path / "copy"), "methods": ("none", "llmemb"), "ablations": {}, "sensitivity": {}}
+    run_study(study.model_copy(update=changed))
+    results = storage.read_json(f"{tmp_path}/copy/study.json")
+    assert not [trial for trial in results["trials"] if trial["reason"]]
+    assert results["methods"]["SASRec"]["models"][-1]["label"] == "LLMEmb"
+    assert "study: no map: " in capsys.readouterr().out
+    drawn = re.findall(r'aria-label="([^"]*), coloured by fifth">', Path(tmp_path, "copy", "report.html").read_text())
+    assert set(drawn) == {"IDs only"}
+
+
+def test_a_damaged_ranking_is_made_anew(study, tmp_path, monkeypatch):
+    shutil.copytree(study.output, tmp_path / "copy")
+    monkeypatch.setattr(trials, "_tune", lambda *arguments: pytest.fail("it is trained already"))
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "copy" / "rankings").iterdir()}
+    for name, content in whole.items():
+        (tmp_path / "copy" / "rankings" / name).write_bytes(content[: len(content) // 2])
+    run_study(study.model_copy(update={"output": str(tmp_path / "copy"), "methods": ("none", "text_sum", "llmemb")}))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "copy" / "rankings").iterdir()} == whole
+
+
 def test_one_that_no_worker_can_load_is_a_failed_row_of_one_line(study, ray_local, tmp_path, monkeypatch):
     shutil.copytree(study.output, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "rankings")
