@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from llmemb import __version__, progress, storage
+from llmemb.artifact import RECORD
 from llmemb.compute.nodes import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.data.sequences import Targets, some_users
 from llmemb.embed.snapshot import Snapshot
+from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
 from llmemb.progress import Tell
 from llmemb.rat.checkpoint import Epoch
@@ -38,8 +40,13 @@ def train_worker(arguments: dict[str, Any]) -> None:
     """What every Ray Train worker runs; the first one writes the artifact."""
     worker = Worker.here()
     torch.set_num_threads(worker_threads(arguments["threads"]))
+    config = RatConfig.parse(arguments["config"])
+    if not storage.exists(storage.join(config.output, RECORD)):  # which the driver has written: before the training
+        raise InputError(
+            f"output: {config.output} is not shared with the workers: expected an object store, or a disk of all"
+        )
     fit(
-        RatConfig.parse(arguments["config"]),
+        config,
         arguments["sources"],
         worker=worker,
         seconds_before=arguments["seconds_before"],
@@ -62,6 +69,7 @@ def fit(
     """
     started = time.monotonic() - seconds_before
     dataset = Dataset.open(config.dataset)
+    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)  # it may be deleted meanwhile
     inputs = load_inputs(config, dataset, sources)
     model = make_model(inputs)
     # Read, not computed, and huge; of content as it is only cosines count, which its axes' signs do not change.
@@ -106,7 +114,7 @@ def fit(
         metrics["items_without_embedding"] = len(inputs.missing)
         metrics |= {"seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib(worker.device)}
         candidate_map = None if learnt is None else learnt.maps.candidate
-        _write(config, dataset, model, metrics, collaborative=sources.collaborative, candidate_map=candidate_map)
+        _write(config, dataset, model, metrics, snapshot, sources.collaborative, candidate_map)
 
 
 def validation_targets(config: RatConfig, dataset: Dataset) -> Targets:
@@ -145,11 +153,10 @@ def _write(
     dataset: Dataset,
     model: TrainableRecommender,
     metrics: dict[str, Any],
-    *,
+    snapshot: Snapshot | None,
     collaborative: str | None,
     candidate_map: ContentMap | None,
 ) -> None:
-    snapshot = None if config.embeddings is None else Snapshot.open(config.embeddings)
     ids_only = None if collaborative is None else read_info(collaborative)
     info = {
         "format": FORMAT,

@@ -11,6 +11,7 @@ from torch import Tensor
 from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot
+from llmemb.encoder.folder import EncoderFolder, local_folder
 from llmemb.errors import InputError
 from llmemb.rat.config import RatConfig
 from llmemb.rat.methods.method import Collaborative, Inputs
@@ -30,6 +31,16 @@ class Sources:
 
     collaborative: str | None
     item_vectors: str
+
+
+def base_model_fingerprint(uri: str) -> str:
+    """That of a language model's files, wherever they are.
+
+    Raises:
+        InputError: no such folder, or not one of a language model.
+    """
+    with local_folder(uri) as path:
+        return EncoderFolder.read(path).fingerprint()
 
 
 def load_inputs(config: RatConfig, dataset: Dataset, sources: Sources) -> Inputs:

@@ -32,12 +32,14 @@ def ensure_item_vectors(
     collaborative: Collaborative | None,
     folder: str,
     *,
+    base_model: str,
     here: bool = False,
     tell: Tell = progress.unheard,
 ) -> float:
     """Learns and writes the vectors, unless those of this very config are there already.
 
     Args:
+        base_model: The language model's fingerprint.
         here: In this process, and not in a task of its own.
         tell: Told of each epoch in this process.
 
@@ -48,7 +50,7 @@ def ensure_item_vectors(
         InputError: the folder holds others; in a task, no node has room for it, or the training has diverged.
         FloatingPointError: in this process it has.
     """
-    determined_by = vectors_identity(config, dataset, collaborative)
+    determined_by = vectors_identity(config, dataset, collaborative, base_model=base_model)
     if has_item_vectors(folder, determined_by):
         return 0.0
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
@@ -92,12 +94,14 @@ def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch
     return time.monotonic() - started
 
 
-def vectors_identity(config: RatConfig, dataset: Dataset, collaborative: Collaborative | None) -> str:
+def vectors_identity(
+    config: RatConfig, dataset: Dataset, collaborative: Collaborative | None, *, base_model: str
+) -> str:
     """The fingerprint of all that determines the vectors."""
-    keys = {"method", "seed", *config.reads} - {"collaborative", "item_vectors"}
+    keys = {"method", "seed", *config.reads} - {"collaborative", "item_vectors", "base_model"}
     settings = {key: value for key, value in config.identity().items() if key in keys}
     table = None if collaborative is None else storage.checksum(collaborative.item_embeddings.numpy().tobytes())
-    return storage.fingerprint([settings, config.model.hidden_dim, dataset.fingerprint, table])
+    return storage.fingerprint([settings, base_model, config.model.hidden_dim, dataset.fingerprint, table])
 
 
 def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float:

@@ -18,7 +18,7 @@ from llmemb.progress import Tell
 from llmemb.rat.config import RatConfig
 from llmemb.rat.content import maps_identity, read_content
 from llmemb.rat.fit import CHECKPOINT_FILE, fit, recommender_label, train_worker
-from llmemb.rat.inputs import Sources, check_values, count_missing, load_collaborative
+from llmemb.rat.inputs import Sources, base_model_fingerprint, check_values, count_missing, load_collaborative
 from llmemb.rat.item_vectors import ITEM_VECTORS_FOLDER, ensure_item_vectors, has_item_vectors, vectors_identity
 from llmemb.rat.methods import METHODS
 from llmemb.rat.phases import Phases
@@ -49,6 +49,8 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
     snapshot = None if config.embeddings is None else _snapshot(config.embeddings, config.output)
     if snapshot is not None:
         inputs["embeddings"] = snapshot.fingerprint
+    if "base_model" in config.reads:
+        inputs["base_model"] = base_model_fingerprint(str(config.base_model))
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
             f"dataset: {config.dataset}: no user has two interactions to train on and a validation target after them"
@@ -58,7 +60,7 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
     # Of a root another snapshot may be the newest before this ends.
     pinned = config if snapshot is None else config.model_copy(update={"embeddings": snapshot.uri})
     if not is_finished(config, config.output, **belongs):
-        missing = _check(pinned, dataset, snapshot, here=here)
+        missing = _check(pinned, dataset, snapshot, inputs, here=here)
     if not claim(config, config.output, **belongs):
         read_info(config.output)  # one of another format is complete, and of no use
         _remove_leftovers(config.output)  # of a run that was killed at its very end
@@ -78,6 +80,7 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
             dataset,
             load_collaborative(sources.collaborative),
             sources.item_vectors,
+            base_model=inputs["base_model"],
             here=here,
             tell=progress.within(tell, after=phases.content + phases.training),
         )
@@ -90,8 +93,13 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
     _tell_result(config)
 
 
-def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, here: bool) -> int:
+def _check(
+    config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, inputs: dict[str, str], *, here: bool
+) -> int:
     """Looks at all that is read before the output is claimed: what is refused is a part of what it would belong to.
+
+    Args:
+        inputs: The fingerprints of what is read.
 
     Returns:
         How many of the dataset's items the snapshot lacks.
@@ -111,7 +119,8 @@ def _check(config: RatConfig, dataset: Dataset, snapshot: Snapshot | None, *, he
     if config.learns_content and config.content_maps and storage.exists(config.content_maps):
         read_content(config.content_maps, maps_identity(config, dataset))
     if config.item_vectors and (collaborative is not None or not config.needs_collaborative):
-        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, load_collaborative(collaborative)))
+        start, base_model = load_collaborative(collaborative), inputs["base_model"]
+        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, start, base_model=base_model))
     missing = 0
     if snapshot is not None:
         missing = count_missing(config, snapshot, dataset)
@@ -171,7 +180,7 @@ def _fit_on_ray(config: RatConfig, sources: Sources, seconds_before: float) -> N
         )
     _remove_leftovers(config.output)
     if not is_recommender(config.output):
-        raise InputError(f"output: {config.output} is not shared with the workers, who wrote to their own disks")
+        raise InputError(f"output: {config.output} is not shared with the first worker, who wrote to its own disk")
 
 
 def _tell_result(config: RatConfig) -> None:

@@ -1,5 +1,7 @@
 """GRU4Rec (Hidasi et al., 2016), trained on every position."""
 
+from contextlib import nullcontext
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -30,6 +32,8 @@ class GRU4Rec(nn.Module):
         """States; those where the mask is False mean nothing. Padding may be on either side."""
         # Items first, padding behind them: the network must not have read any padding when it comes to an item.
         order = mask.long().argsort(dim=1, descending=True, stable=True)[:, :, None].expand_as(vectors)
-        read, _ = self.recurrent(self.dropout(vectors.gather(1, order)))
+        # Under autocast cuDNN would take float16 whatever is asked for, in which gradients of a batch's mean vanish.
+        with torch.autocast("cuda", enabled=False) if vectors.is_cuda else nullcontext():
+            read, _ = self.recurrent(self.dropout(vectors.gather(1, order)))
         states = torch.empty_like(read).scatter_(1, order, read)
         return vectors + self.dropout(self.output(states))

@@ -55,6 +55,14 @@ def test_a_backbone_that_a_worker_cannot_import_is_bad_input(trained, monkeypatc
         fit.train_worker({"config": config, "threads": torch.get_num_threads()})
 
 
+def test_an_output_that_a_worker_does_not_share_is_found_before_the_training(trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(fit, "worker_threads", lambda threads: threads)
+    monkeypatch.setattr(fit, "fit", lambda *_, **__: pytest.fail("it is trained"))
+    config = trained.model_dump(mode="json") | {"output": str(tmp_path / "elsewhere")}
+    with pytest.raises(InputError, match=r"^output: .*/elsewhere is not shared with the workers"):
+        fit.train_worker({"config": config, "threads": torch.get_num_threads()})
+
+
 def fit_on_another_cpu(rank: int, folder: str, config: RatConfig, computed: str) -> None:
     """One of two workers; the second starts elsewhere, as one might whose eigenvectors have other signs."""
     torch.set_num_threads(1)

@@ -48,7 +48,7 @@ def test_vectors_are_learnt_by_a_task_with_memory_for_the_model(ray_local, confi
 
     monkeypatch.setattr(item_vectors, "run_task", watched)
     monkeypatch.setattr(item_vectors, "float32_memory", lambda num_parameters: 4 * num_parameters)
-    assert ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path)) > 0
+    assert ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), base_model="model") > 0
     num_parameters = EncoderFolder.read(Path(config.base_model or "")).num_parameters
     assert asked == [Request(cpus=1, memory=4 * num_parameters, labels={"market": "!spot"})]
     assert "rat: SAID's item vectors: 2/2 epochs" in capsys.readouterr().out
@@ -81,14 +81,14 @@ def test_vectors_that_are_no_numbers_are_told_and_not_kept(config, tmp_path, mon
     broken[[3, 7], 2] = torch.tensor([torch.nan, torch.inf])
     monkeypatch.setitem(METHODS, "said", replace(METHODS["said"], learn_vectors=lambda *_: broken))
     with pytest.raises(FloatingPointError, match=r"SAID: 2 of 40 item vectors are NaN .* lower said.learning_rate"):
-        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), here=True)
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), base_model="model", here=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_no_node_has_memory_for_is_found_out(ray_local, config, tmp_path, monkeypatch):
     monkeypatch.setattr(item_vectors, "float32_memory", lambda _: 2**45)
     with pytest.raises(InputError, match="rat: SAID's item vectors: no node of the cluster has 32768 GiB of memory"):
-        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), base_model="model")
     assert not list(tmp_path.iterdir())
 
 
@@ -96,5 +96,5 @@ def test_more_threads_than_this_machine_alone_has_are_refused(ray_local, config,
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = config.model_copy(update={"engine": EngineConfig(threads_per_worker=64)})
     with pytest.raises(InputError, match=r"^engine\.threads_per_worker: a worker asks for 64 CPU, market=!spot"):
-        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path))
+        ensure_item_vectors(config, Dataset.open(config.dataset), None, str(tmp_path), base_model="model")
     assert not list(tmp_path.iterdir())

@@ -112,6 +112,7 @@ def test_what_is_refused_leaves_the_output_to_what_is_mended(dataset, trained, t
         {"backbone": "torch.nn:Linear"},
         {"method": "said", "base_model": str(tiny_encoder), "prompt": {"attributes": ["tilte"]}},
         {"method": "said", **readable, "item_vectors": f"{trained.output}/item_embeddings"},
+        {"method": "tslrec", "base_model": str(tmp_path / "short")},  # no model: found before an ID-only one is trained
         {
             "method": "tslrec",
             "base_model": str(tiny_encoder),
@@ -273,3 +274,14 @@ def test_what_a_language_model_learns_comes_before_the_training_and_is_kept(trai
         with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config, dataset or ID-only"):
             run_rat(RatConfig.model_validate(again))
         assert not (tmp_path / "again").exists()
+    for name in ("moved", "changed"):
+        shutil.copytree(tiny_encoder, tmp_path / name)
+    run_rat(RatConfig.model_validate(settings | {"base_model": str(tmp_path / "moved")}), here=True)  # complete already
+    with (tmp_path / "changed" / "config.json").open("a") as file:
+        file.write("\n")
+    changed = settings | {"base_model": str(tmp_path / "changed")}
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.base_model: "):
+        run_rat(RatConfig.model_validate(changed), here=True)
+    again = {"item_vectors": f"{config.output}/item_vectors", "output": str(tmp_path / "again")}
+    with pytest.raises(InputError, match=r"item_vectors: .* holds those of another config"):
+        run_rat(RatConfig.model_validate(changed | again), here=True)
