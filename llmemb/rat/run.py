@@ -51,6 +51,11 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
         inputs["embeddings"] = snapshot.fingerprint
     if "base_model" in config.reads:
         inputs["base_model"] = base_model_fingerprint(str(config.base_model))
+    given = config.collaborative if config.needs_collaborative else None
+    if given is not None and is_recommender(given):
+        inputs["collaborative"] = storage.fingerprint(read_info(given))
+    elif given is not None and "collaborative" in (begun := recorded_inputs(config.output)):  # and gone since
+        inputs["collaborative"] = begun["collaborative"]
     if not (dataset.train.lengths > 1).any() or not len(dataset.validation().items):
         raise InputError(
             f"dataset: {config.dataset}: no user has two interactions to train on and a validation target after them"
@@ -61,6 +66,8 @@ def run_rat(config: RatConfig, *, here: bool = False, tell: Tell = progress.unhe
     pinned = config if snapshot is None else config.model_copy(update={"embeddings": snapshot.uri})
     if not is_finished(config, config.output, **belongs):
         missing = _check(pinned, dataset, snapshot, inputs, here=here)
+        if given is not None and "collaborative" not in inputs:  # trained first: it counts by what it is
+            inputs["collaborative"] = storage.fingerprint(read_info(_collaborative(config, dataset, here=here)))
     if not claim(config, config.output, **belongs):
         read_info(config.output)  # one of another format is complete, and of no use
         _remove_leftovers(config.output)  # of a run that was killed at its very end

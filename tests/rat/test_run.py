@@ -154,6 +154,24 @@ def test_a_backbone_that_is_trained_by_masking_needs_room_for_the_mask(dataset, 
         config_for(dataset, method="none", backbone="bert4rec", output=str(tmp_path), model={"max_seq_len": 1})
 
 
+def test_a_collaborative_recommender_counts_by_what_it_is(dataset, embeddings, tmp_path, capsys):
+    ids = str(tmp_path / "ids")
+    config = config_for(dataset, embeddings=embeddings, output=str(tmp_path / "out"), collaborative=ids)
+    run_rat(config, here=True)  # trains it where it is to be
+    assert Recommender.load(ids).label == "SASRec"
+    shutil.copytree(ids, tmp_path / "moved")
+    for there in (ids, str(tmp_path / "moved")):
+        capsys.readouterr()
+        run_rat(config.model_copy(update={"collaborative": there}), here=True)
+        assert "complete already" in capsys.readouterr().out
+    shutil.rmtree(ids)
+    run_rat(config, here=True)  # which it was made from, and need not be there any more
+    assert "complete already" in capsys.readouterr().out
+    run_rat(config.model_copy(update={"seed": 1}).id_only(ids), here=True)
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.collaborative: "):
+        run_rat(config, here=True)
+
+
 def test_a_collaborative_recommender_of_another_size_is_refused(trained, dataset, embeddings, tmp_path):
     config = config_for(
         dataset,
