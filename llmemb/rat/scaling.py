@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 Scaling = Literal["standardise", "whiten", "none"]
 MIN_SCALE = 1e-6
-MAX_ROWS_TO_FIT = 2**17
+MAX_ROWS_TO_FIT, MAX_VALUES_TO_FIT = 2**17, 2**27
 ROWS_PER_CHUNK = 2**15
 
 
@@ -93,8 +93,9 @@ def in_chunks(table: Float[Tensor, "item embedding"]) -> Iterator[Float[Tensor, 
 
 
 def rows_to_fit(table: Float[Tensor, "item embedding"]) -> Float[Tensor, "row embedding"]:
-    """Enough rows for a covariance: all, or every n-th of a large catalogue."""
-    return table[:: -(-len(table) // MAX_ROWS_TO_FIT)]
+    """Enough rows for a covariance: all, or every n-th of a large catalogue; fewer where they are wide."""
+    most = max(1, min(MAX_ROWS_TO_FIT, MAX_VALUES_TO_FIT // table.shape[1]))
+    return table[:: -(-len(table) // most)]
 
 
 def _whitening(centred: Float[Tensor, "row embedding"]) -> Float[Tensor, "embedding embedding"]:

@@ -4,7 +4,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 
 from llmemb.rat import scaling as scaling_module
-from llmemb.rat.scaling import Scaler, Scaling
+from llmemb.rat.scaling import Scaler, Scaling, rows_to_fit
 
 EMBEDDINGS = torch.from_numpy(
     np.random.default_rng(0).normal(size=(50, 6)) @ np.diag([5.0, 3.0, 2.0, 1.0, 0.5, 0.1]) + 7.0
@@ -78,3 +78,9 @@ def test_rows_are_scaled_alike_alone_and_in_the_table():
     scaler = Scaler.fit(EMBEDDINGS, "whiten")
     torch.testing.assert_close(scaler(EMBEDDINGS[[4, 2]]), scaler(EMBEDDINGS)[[4, 2]])
     assert scaler.state_dict() == {}
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1_000_000, 384), 2**17), ((1_000_000, 4096), 2**15), ((9, 4096), 9)])
+def test_a_covariance_is_fitted_to_a_bounded_part_of_a_large_table(shape, most):
+    rows = rows_to_fit(torch.empty(shape, device="meta"))
+    assert min(shape[0], most / 2) < len(rows) <= most
