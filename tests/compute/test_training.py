@@ -64,19 +64,16 @@ def test_bad_input_on_one_worker_ends_those_that_wait_for_it(
     ray_local, tmp_path, error, waits_in, max_failures, message
 ):
     with pytest.raises(InputError) as raised:
-        train(waits_for_the_second_worker, tmp_path, max_failures, error=error, waits_in=waits_in)
+        train(waits_for_the_second_worker, tmp_path, max_failures, num_workers=2, error=error, waits_in=waits_in)
     assert str(raised.value) == message
     assert (tmp_path / "starts").read_text().count("start") == 1
 
 
 def fails_each_time(arguments: dict[str, Any]) -> None:
-    import ray.train
-
-    if ray.train.get_context().get_world_rank() == 1:
-        with (arguments["folder"] / "starts").open("a") as starts:
-            starts.write("start\n")
-        number = (arguments["folder"] / "starts").read_text().count("start")
-        raise OSError("the disk is busy") if number == 1 else TemporaryError("the store is busy")
+    with (arguments["folder"] / "starts").open("a") as starts:
+        starts.write("start\n")
+    number = (arguments["folder"] / "starts").read_text().count("start")
+    raise OSError("the disk is busy") if number == 1 else TemporaryError("the store is busy")
 
 
 @pytest.mark.slow
@@ -111,8 +108,7 @@ def counts_on(arguments: dict[str, Any]) -> None:
             step = int(Path(saved, "step").read_text()) + 1
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "step").write_text(str(step))
-        first = ray.train.get_context().get_world_rank() == 0
-        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
+        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 @pytest.mark.slow
@@ -139,12 +135,20 @@ def test_a_record_that_a_kill_cut_off_is_its_copy_again_or_none(ray_local, tmp_p
     assert "was cut off: it begins again" in " ".join(capsys.readouterr().out.split())
 
 
-def train(worker: Any, folder: Path, max_failures: int, storage_uri: str | None = None, **arguments: Any) -> Any:
+def train(
+    worker: Any,
+    folder: Path,
+    max_failures: int,
+    storage_uri: str | None = None,
+    *,
+    num_workers: int = 1,
+    **arguments: Any,
+) -> Any:
     return train_on_ray(
         worker,
         {"folder": folder, **arguments},
         storage_uri=storage_uri or str(folder),
         name="record",
-        scaling=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        scaling=ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1}),
         max_failures=max_failures,
     )
