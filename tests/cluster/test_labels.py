@@ -35,33 +35,34 @@ for market in ("spot", "on-demand"):
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 markets = {node["NodeID"]: node["Labels"][MARKET] for node in ray.nodes()}
+landed = {}
 for market in ("spot", "on-demand"):
-    scaling = training_workers(1, threads=1, labels={MARKET: market})
-    file = f"{folder}/{market}"
-    train_on_ray(train, {"file": file}, storage_uri=folder, name=f"ray-{market}", scaling=scaling, max_failures=0)
-run_embed(config)
-encoders = {
-    markets[actor["Address"]["NodeID"]]
-    for actor in actors().values()
-    if "EncodeBucket" in actor["Name"] + actor["ActorClassName"]
-}
+    labels = {MARKET: market}
+    scaling = training_workers(1, threads=1, labels=labels)
+    train_on_ray(
+        train, {"file": f"{folder}/{market}"}, storage_uri=folder, name=f"ray-{market}", scaling=scaling, max_failures=0
+    )
+    before = set(actors())
+    run_embed(config.model_copy(update={"output": f"{folder}/embeddings-{market}", "node_labels": labels}))
+    encoders = [
+        markets[actor["Address"]["NodeID"]]
+        for key, actor in actors().items()
+        if key not in before and "EncodeBucket" in actor["Name"] + actor["ActorClassName"]
+    ]
+    landed[market] = {"training": open(f"{folder}/{market}").read(), "encoders": sorted(set(encoders))}
 ray.shutdown()
 cluster.shutdown()
-trained = {market: open(f"{folder}/{market}").read() for market in ("spot", "on-demand")}
-print("landed", json.dumps({"trained": trained, "encoded": sorted(encoders)}))
+print("landed", json.dumps(landed))
 """
 
 
 def test_encoders_and_training_go_where_their_labels_say(tiny_dataset, tiny_encoder, tmp_path):
-    # The driver is on the first node, which has room for all, and the encoders are to go to the other.
-    labels = {"llmemb/market": "on-demand"}
-    config = {"dataset": str(tiny_dataset), "encoder": str(tiny_encoder), "output": f"{tmp_path}/out"}
-    config |= {"node_labels": labels}
+    config = {"dataset": str(tiny_dataset), "encoder": str(tiny_encoder), "output": str(tmp_path)}
     (tmp_path / "embed.yaml").write_text(json.dumps(config | {"prompt": {"attributes": ["title"]}}))
     command = [sys.executable, "-c", ON_TWO_NODES, str(tmp_path / "embed.yaml"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in result.stdout.splitlines() if line.startswith("landed ")]
     assert lines, result.stdout[-2000:] + result.stderr[-2000:]
-    trained = {market: market for market in ("spot", "on-demand")}
-    assert json.loads(lines[0].removeprefix("landed ")) == {"trained": trained, "encoded": ["on-demand"]}
+    expected = {market: {"training": market, "encoders": [market]} for market in ("spot", "on-demand")}
+    assert json.loads(lines[0].removeprefix("landed ")) == expected

@@ -33,7 +33,10 @@ def test_every_job_submitted_in_turn_ends_with_a_report(client, tiny_encoder, tm
         "scft": [dataset, f"output={folders['encoder']}", f"base_model={tiny_encoder}", "max_steps=2", "batch_size=8"],
         "embed": [dataset, f"encoder={folders['encoder']}", f"output={folders['embeddings']}"],
         "rat": [dataset, embeddings, f"output={folders['recommender']}", "training.max_epochs=1"],
-        "evaluate": [dataset, embeddings, f"models=[{folders['recommender']}]", f"output={folders['report']}"],
+        "evaluate": [
+            *[dataset, embeddings, f"models=[{folders['recommender']}]"],
+            *[f"output={folders['report']}", "num_workers=2"],
+        ],
     }
     for job, overrides in settings.items():
         result = client.submit(job, *overrides)

