@@ -98,21 +98,21 @@ def _within_reach(parts: ScoreParts, wanted: NDArray[np.integer]) -> NDArray[np.
 
 
 def _scores_of_each(parts: ScoreParts, choices: Sequence[TermWeights]) -> Iterator[Tensor]:
-    """``parts.scores`` of each choice, good until the next; those unlike in one weight alone have softmaxes in common.
+    """The scores of each choice, good until the next; those unlike in one weight alone have softmaxes in common.
 
-    One buffer serves all shares: fresh pages for each would take longer than all else.
+    Three buffers serve all choices: fresh pages for each would take longer than all else.
     """
-    mixed = torch.empty_like(parts.logits)
+    own_buffer, content_buffer, mixed = (torch.empty_like(parts.logits) for _ in range(3))
     for seen_logit, with_it in groupby(choices, key=lambda choice: choice.seen_logit):
         content = None
         for weights, alike in groupby(with_it, key=lambda choice: replace(choice, content_share=0.0)):
             shares = [choice.content_share for choice in alike]
-            own = parts.own_logits(weights)
+            own = parts.own_logits(weights, out=own_buffer)
             if not any(shares):
                 yield from (own for _ in shares)
                 continue
             if content is None:
-                content = probabilities_(parts.content_logits(TermWeights(seen_logit)))
+                content = probabilities_(parts.content_logits(TermWeights(seen_logit), out=content_buffer))
             own = probabilities_(own)
             yield from (torch.lerp(own, content, share, out=mixed) for share in shares)
 

@@ -76,7 +76,7 @@ def score(encoder: HistoryEncoder, table: FinalTable, histories: Sequences) -> I
     weights = encoder.weights
     for parts in score_parts(encoder, table, histories):
         with torch.inference_mode():
-            scores = parts.scores(weights)
+            scores = parts.scores_(weights)
         yield scores
 
 
@@ -104,21 +104,29 @@ class ScoreParts:
         cosines = None if self.cosines is None else self.cosines[at]
         return ScoreParts(self.logits[at], cosines, seen, self.content_temperature)
 
-    def scores(self, weights: TermWeights) -> Float[Tensor, "user item"]:
-        """The logits, or the probabilities where content has a share."""
-        own = self.own_logits(weights)
+    def scores_(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+        """The logits, or the probabilities where content has a share; in place of the terms, which are gone then.
+
+        A fresh matrix of such a size takes longer to get than to fill.
+        """
+        own = self.own_logits(weights, out=self.logits)
         if not weights.content_share:
             return own
-        return probabilities_(own).lerp_(probabilities_(self.content_logits(weights)), weights.content_share)
+        content = self.content_logits(weights, out=self.cosines)
+        return probabilities_(own).lerp_(probabilities_(content), weights.content_share)
 
-    def own_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+    def own_logits(self, weights: TermWeights, *, out: Tensor) -> Float[Tensor, "user item"]:
+        """What the backbone says and the weighed content, in ``out``."""
         if self.cosines is None:
-            return self._with_seen(self.logits.clone(), weights)
-        return self._with_seen(torch.add(self.logits, self.cosines, alpha=weights.content_weight), weights)
+            out.copy_(self.logits)
+        else:
+            torch.add(self.logits, self.cosines, alpha=weights.content_weight, out=out)
+        return self._with_seen(out, weights)
 
-    def content_logits(self, weights: TermWeights) -> Float[Tensor, "user item"]:
+    def content_logits(self, weights: TermWeights, *, out: Tensor | None) -> Float[Tensor, "user item"]:
+        """What content says by itself, in ``out``."""
         assert self.cosines is not None, "content without a table of it has no share"
-        return self._with_seen(self.cosines / self.content_temperature, weights)
+        return self._with_seen(torch.div(self.cosines, self.content_temperature, out=out), weights)
 
     def _with_seen(self, logits: Tensor, weights: TermWeights) -> Float[Tensor, "user item"]:
         logits[self.seen] += weights.seen_logit
@@ -126,7 +134,7 @@ class ScoreParts:
 
 
 def probabilities_(logits: Float[Tensor, "user item"]) -> Float[Tensor, "user item"]:
-    """Their softmax, in place: another matrix of such a size would take longer to get than to fill."""
+    """Their softmax, in place."""
     logits.sub_(logits.amax(1, keepdim=True)).exp_()
     return logits.div_(logits.sum(1, keepdim=True))
 
