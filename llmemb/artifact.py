@@ -7,6 +7,7 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.errors import InputError
 from llmemb.lease import LEASE_FILE
+from llmemb.storage.compare_and_swap import LOCK_FILE
 
 RECORD, CONFIG = "job.json", "config.yaml"
 
@@ -68,7 +69,7 @@ def is_finished(config: JobConfig, output: str, *, job: str, inputs: dict[str, s
 def _has_results(output: str) -> bool:
     """Whether a folder holds more than whose it is."""
     files = {storage.name(uri) for uri in storage.list_files(output)}
-    return not files <= {RECORD, CONFIG, LEASE_FILE} or bool(storage.list_folders(output))
+    return not files <= {RECORD, CONFIG, LEASE_FILE, LOCK_FILE} or bool(storage.list_folders(output))
 
 
 def recorded_inputs(output: str) -> dict[str, str]:

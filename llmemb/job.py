@@ -19,6 +19,7 @@ TRY_AGAIN = 75
 """EX_TEMPFAIL: the job may be run again as it is."""
 INTERRUPTED = 128 + signal.SIGINT
 """As shells have it."""
+TERMINATED = 128 + signal.SIGTERM
 _TOLD: dict[str, type[InputError | TemporaryError]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind for kind in (InputError, TemporaryError)
 }
@@ -30,8 +31,8 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
 
     Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, with 75 and
     one line for what may be gone by itself, such as a store that does not answer, with 75 and a traceback when the
-    cluster lost what the job needed, with 130 and a line after Ctrl-C, and with 1 and a traceback when the software is
-    at fault.
+    cluster lost what the job needed, with 130 and a line after Ctrl-C, with 143 and a line after SIGTERM, and with 1
+    and a traceback when the software is at fault.
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")
@@ -46,6 +47,12 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; run it again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        # Ray's handler exits with the signal's number, which nobody takes for a signal.
+        print("terminated: what is finished is kept; run it again to go on", file=sys.stderr)
+        sys.exit(TERMINATED)
     except Exception as error:
         told = find_told_error(error)
         if told is None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmemb import storage
 from llmemb.errors import InputError
 from llmemb.job import TRY_AGAIN
 
@@ -85,6 +86,11 @@ def _why(code: int | None) -> str:
 
 
 def _command(job: str, config: str, overrides: Sequence[str], folder: Path, prefix: str) -> list[str]:
+    for override in overrides:  # the command is shown, here and on the dashboard
+        storage.check_no_password(override)
+        key, _, value = override.partition("=")
+        if key.endswith("_variable") and "://" in value:
+            raise InputError(f"{key}: expected the name of an environment variable, not what it holds")
     script = f"jobs/{job}.py"
     # The name becomes a path in a shell command on the cluster.
     if not _JOB_NAME.fullmatch(job) or not (folder / script).is_file():
@@ -202,22 +208,26 @@ class _Session:
             unless_has: An earlier submission. Only a cluster that says it does not know it is given another beside it.
 
         Raises:
-            InputError: the cluster refuses it.
+            InputError: the cluster refuses it, or a file of the folder cannot be read.
         """
         if unless_has and (has := self._has(unless_has)) is not False:
             if has:
                 self.show(f"submit: {unless_has} is still there\n")
             return unless_has
         self.show(f"submit: {job_id}: {entrypoint}\n")
+        import requests
+
         deadline = time.monotonic() + self._patience
         what = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
         while True:
             try:
                 self._client.submit_job(**what)
                 return job_id
-            except OSError:
+            except (requests.RequestException, ConnectionError, TimeoutError):
                 if time.monotonic() > deadline:
                     return job_id
+            except OSError as error:
+                raise InputError(f"folder: it cannot be packed for the cluster: {_one_line(error)}") from error
             except RuntimeError as error:
                 # Ray answers 500 to what it refuses as well as to what fails: it is asked whether it has the job.
                 if self._has(job_id):  # the answer to an earlier try was lost

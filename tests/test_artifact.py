@@ -114,6 +114,7 @@ def test_of_another_kind_of_job_only_that_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_in_which_nothing_was_made_may_be_deleted(tmp_path: Path) -> None:
     _claim(str(tmp_path), seed=5)
+    (tmp_path / ".lock").touch()  # of what was swapped there
     with pytest.raises(InputError, match=r"choose another, or delete it if it is not running: it has made nothing yet"):
         _claim(str(tmp_path), seed=6)
     (tmp_path / "checkpoints").mkdir()

@@ -133,7 +133,7 @@ def test_what_the_cluster_lost_is_told_from_the_softwares_own_faults():
     assert not any(map(lost_by_cluster, [RuntimeError("a bug"), died_in_its_constructor()]))
 
 
-def exit_code(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+def exit_code(error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
     """Of a job that raises the error."""
     (tmp_path / "c.yaml").write_text("output: x\n")
     monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml")])
@@ -158,6 +158,11 @@ def test_what_may_be_gone_by_itself_has_another_exit_code_than_bad_input(monkeyp
 def test_a_job_whose_cluster_lost_a_part_exits_with_75(monkeypatch, tmp_path, capsys):
     assert exit_code(lost()[0], monkeypatch, tmp_path) == 75
     assert capsys.readouterr().err.endswith("error: the cluster lost a part of the job: run it again to go on\n")
+
+
+def test_a_job_that_a_signal_ended_says_so_and_exits_as_shells_have_it(monkeypatch, tmp_path, capsys):
+    assert exit_code(SystemExit(signal.SIGTERM), monkeypatch, tmp_path) == 143  # what Ray's handler raises
+    assert capsys.readouterr().err == "terminated: what is finished is kept; run it again to go on\n"
 
 
 def run_until_interrupted(job: str, config: dict, folder: Path) -> subprocess.CompletedProcess[str]:

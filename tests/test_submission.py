@@ -150,6 +150,35 @@ def lost_answer(cluster: Cluster) -> None:
     cluster.submit_job = submit_job  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("output=s3://key:planted@bucket/x", "s3://…: holds a password"),
+        ("webhook_variable=https://host/planted", "webhook_variable: expected the name of an environment variable"),
+    ],
+)
+def test_a_secret_in_an_override_is_refused_and_shown_nowhere(monkeypatch, override, message):
+    cluster, shown = Cluster(0), list[str]()
+    with pytest.raises(InputError, match=message) as raised:
+        run(monkeypatch, cluster, override, show=shown.append)
+    assert "planted" not in str(raised.value)
+    assert not cluster.submitted
+    assert not shown
+
+
+def test_a_file_that_cannot_be_packed_is_told_at_once(monkeypatch):
+    cluster = Cluster(0)
+
+    def submit_job(**_: Any) -> str:
+        raise PermissionError(13, "Permission denied", "secret.key")
+
+    cluster.submit_job = submit_job  # type: ignore[method-assign]
+    with pytest.raises(
+        InputError, match=r"^folder: it cannot be packed .*: \[Errno 13\] Permission denied: 'secret.key'$"
+    ):
+        run(monkeypatch, cluster)
+
+
 def test_a_submission_whose_answer_is_lost_is_one_job(monkeypatch):
     cluster = Cluster(0)
     lost_answer(cluster)

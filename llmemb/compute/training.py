@@ -105,16 +105,22 @@ def training_workers(
 
 
 def place(uri: str) -> dict[str, Any]:
-    """Where Ray Train and Tune write: with Arrow's file systems, or fsspec's where Arrow does not know the scheme."""
+    """Where Ray Train and Tune write: with Arrow's file systems, or fsspec's where Arrow does not know the scheme.
+
+    The path is fsspec's, as everywhere: to Arrow "%20" in a URI is a space.
+    """
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
+    if storage.is_local(uri):
+        return {"storage_path": uri}
+    filesystem, path = filesystem_of(uri)
     try:
-        FileSystem.from_uri(uri)
+        with storage.explained(uri):
+            arrow, _ = FileSystem.from_uri(uri)
     except ArrowInvalid:
-        filesystem, path = filesystem_of(uri)
-        return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
-    return {"storage_path": uri}
+        arrow = PyFileSystem(FSSpecHandler(filesystem))
+    return {"storage_path": path, "storage_filesystem": arrow}
 
 
 @contextlib.contextmanager
@@ -124,6 +130,8 @@ def _keyboard_interrupt() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
+        if error.code:  # that of SIGTERM
+            raise
         raise KeyboardInterrupt from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -10,7 +10,7 @@ from typing import Any
 from llmemb import __version__, progress, storage
 from llmemb.compute.connection import connect
 from llmemb.compute.devices import has_gpus
-from llmemb.compute.nodes import say_if_waiting
+from llmemb.compute.nodes import check_room, say_if_waiting
 from llmemb.compute.ray_data import quiet_actor_pools, quiet_ray_data
 from llmemb.data.dataset import Dataset
 from llmemb.embed.config import EmbedConfig
@@ -141,6 +141,7 @@ def _stream(config: EmbedConfig, plan: SnapshotPlan, todo: list[int], meter: Any
         min(workers, len(todo)) for workers in (config.num_workers, config.max_workers or config.num_workers)
     )
     encoder = plan.encoder
+    check_room("embed", encoder.request, setting="engine.threads_per_worker")
     say_if_waiting("embed", min_workers, encoder.request)
     tokenise: dict[str, Any] = {"num_cpus": 1}
     write = tokenise

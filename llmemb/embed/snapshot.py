@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmemb import storage, vectors
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from llmemb.vectors import EMBEDDING, ITEM_ID, MANIFEST_FILE
 
 FORMAT = 2
@@ -161,12 +161,25 @@ def publish(root: str, manifest: dict[str, Any], parent: Snapshot | None = None)
 
     Raises:
         InputError: another run has moved LATEST since this one began.
+        TemporaryError: a file that the manifest names is not there, or is another: a run that is silent for long is
+            taken to be dead and swept away.
     """
     uri = storage.join(root, manifest["snapshot_id"])
+    _check_files(uri, manifest)
     content = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     is_mine = storage.swap(storage.join(uri, MANIFEST_FILE), content, None)
     point_latest(root, manifest["snapshot_id"], parent)
     return is_mine
+
+
+def _check_files(uri: str, manifest: dict[str, Any]) -> None:
+    there = {entry.uri: entry.bytes for entry in storage.list_tree(uri)}
+    for entry in [*manifest["files"], *([manifest["refused_file"]] if manifest["refused_file"] else [])]:
+        if there.get(storage.entry_uri(uri, entry)) != entry["bytes"]:
+            raise TemporaryError(
+                f"embeddings: {uri}: {entry['file']} is gone, or is not what this run wrote; nothing is published: run "
+                "it again"
+            )
 
 
 def point_latest(root: str, snapshot_id: str, parent: Snapshot | None) -> None:

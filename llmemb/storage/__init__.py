@@ -1,4 +1,4 @@
-"""Files at any URI: local paths, ``s3://`` and whatever else fsspec knows.
+"""Files at any URI: local paths, ``s3://`` and other object stores that fsspec knows.
 
 Nothing here leans on rename across a store: an object is written whole, and a local file appears whole. A store's
 endpoint, region and credentials are found the way every AWS client finds them (environment, ``~/.aws``, role). What a

@@ -1,9 +1,11 @@
 """What is there: names, sizes, times."""
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -55,6 +57,8 @@ def list_tree(uri: str) -> list[Entry]:
     """Every object below a folder at any depth, sorted; empty where there is no such folder."""
     filesystem, path = filesystem_of(uri)
     with explained(uri):
+        if isinstance(filesystem, LocalFileSystem):  # to its own listing a folder that cannot be read is empty
+            return _local_tree(uri, path)
         found = filesystem.find(path, detail=True)
     root = path.rstrip("/")
     return [
@@ -99,10 +103,37 @@ def _info(uri: str) -> dict[str, Any]:
 def _names(uri: str, kind: str) -> list[str]:
     filesystem, path = filesystem_of(uri)
     with explained(uri):
+        if isinstance(filesystem, LocalFileSystem):
+            return _local_names(path, kind)
         if not filesystem.isdir(path):
             return []
         entries = filesystem.ls(path, detail=True, refresh=True)
     return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == kind]
+
+
+def _local_names(path: str, kind: str) -> list[str]:
+    try:
+        with os.scandir(path) as found:
+            is_kind = {"file": os.DirEntry.is_file, "directory": os.DirEntry.is_dir}[kind]
+            return [entry.name for entry in found if is_kind(entry, follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _local_tree(uri: str, root: str) -> list[Entry]:
+    entries = []
+    for folder, _, names in os.walk(root, onerror=_unless_gone):
+        for file in (os.path.join(folder, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(file)
+                modified = datetime.fromtimestamp(found.st_mtime, UTC)
+                entries.append(Entry(join(uri, os.path.relpath(file, root)), found.st_size, modified))
+    return sorted(entries, key=attrgetter("uri"))
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _modified(info: dict[str, Any]) -> datetime:

@@ -141,8 +141,12 @@ def local_copy(folder: str) -> Iterator[Path]:
         return
 
     def download(target: Path) -> None:
-        # Several files at once, each over one connection.
-        filesystem.get(path.rstrip("/") + "/", str(target), recursive=True, **reading(filesystem))
+        # File by file, or "*" and "[" in a name would be patterns; several at once, each over one connection.
+        files = filesystem.find(path)
+        if not files:
+            raise FileNotFoundError(path)
+        root = path.rstrip("/") + "/"
+        filesystem.get(files, [str(target / file.removeprefix(root)) for file in files], **reading(filesystem))
 
     with contextlib.ExitStack() as stack:
         with explained(folder):

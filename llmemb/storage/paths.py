@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from llmemb.errors import InputError
 
 _ONE_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")  # Windows' drives have one letter
-_PASSWORD = re.compile(r"(\w+)://[^@\s/]*:[^@\s]*@")
+_PASSWORD = re.compile(r"(\w+)://[^@\s/]*:[^@\s]*@|(https?)://[^@\s/]+@")
+_SIGNATURE = re.compile(r"(\w+)://\S*[?&](X-Amz-Signature|X-Goog-Signature|sig)=", re.IGNORECASE)
 
 
 def absolute(uri: str) -> str:
@@ -35,11 +36,12 @@ def check_no_password(uri: str) -> None:
     """URIs are written into configs, records and error messages: what they hold is no secret.
 
     Raises:
-        InputError: one holds a password, which is not shown.
+        InputError: one holds a password, a token or a signature, which is not shown.
     """
-    if found := _PASSWORD.search(uri):
+    if found := _PASSWORD.search(uri) or _SIGNATURE.search(uri):
         raise InputError(
-            f"{found[1]}://…: holds a password; expected it in the environment or in the store's own configuration"
+            f"{found[1] or found[2]}://…: holds a password; expected it in the environment or in the store's own "
+            "configuration"
         )
 
 

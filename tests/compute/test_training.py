@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import ray.train
 
+from llmemb import storage
 from llmemb.compute import training_record
 from llmemb.compute.training import COLLECTIVE_TIMEOUT_SECONDS, train_on_ray, training_workers
 from llmemb.errors import InputError, TemporaryError
@@ -112,11 +113,13 @@ def counts_on(arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_arrow_does_not_know_is_reached_through_fsspec(ray_local, tmp_path, object_stores):
+@pytest.mark.parametrize("uri", ["s3://plain/a%20training", "s3a://plain/training"])  # Arrow knows the first alone
+def test_a_record_in_a_store_is_where_the_uri_says(ray_local, tmp_path, object_stores, uri):
     for step in (1, 2):
-        result = train(counts_on, tmp_path, 0, storage_uri="s3a://plain/training")
+        result = train(counts_on, tmp_path, 0, storage_uri=uri)
         with result.checkpoint.as_directory() as saved:
             assert Path(saved, "step").read_text() == str(step)
+    assert storage.exists(storage.join(uri, "record", training_record.RECORD))
     assert not any(tmp_path.iterdir())
 
 

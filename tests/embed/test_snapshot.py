@@ -17,7 +17,7 @@ from llmemb.embed import pipeline, shards
 from llmemb.embed.pipeline import run_embed
 from llmemb.embed.snapshot import FORMAT, Snapshot, latest, latest_id, publish
 from llmemb.encoder.folder import EncoderFolder
-from llmemb.errors import InputError
+from llmemb.errors import InputError, TemporaryError
 from tests.embed.test_incremental import FIRST, SECOND, settings
 from tests.generated import write_catalogue
 
@@ -33,7 +33,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def manifest(snapshot_id: str) -> dict:
-    return {"format": FORMAT, "snapshot_id": snapshot_id, "files": []}
+    return {"format": FORMAT, "snapshot_id": snapshot_id, "files": [], "refused_file": None}
 
 
 def test_latest_moves_from_the_parent_and_from_nowhere_else(root):
@@ -52,6 +52,22 @@ def test_of_two_runs_of_one_job_the_second_leaves_the_firsts_manifest(root):
     assert publish(root, manifest("a") | {"created_at": "first"}, None)
     assert not publish(root, manifest("a") | {"created_at": "second"}, None)
     assert latest(root).manifest["created_at"] == "first"
+
+
+@pytest.mark.parametrize("key", ["files", "refused_file"])
+def test_a_run_whose_files_were_swept_away_meanwhile_publishes_nothing(root, key):
+    publish(root, manifest("a"), None)
+    entry = {"file": "x.parquet", "rows": 1, "bytes": 4, "sha256": ""}
+    second = manifest("b") | {key: [entry] if key == "files" else entry}
+    for content in (None, b"cut"):
+        if content is not None:
+            storage.write_bytes(f"{root}/b/x.parquet", content)
+        with pytest.raises(TemporaryError, match=r"/b: x\.parquet is gone, or is not what this run wrote; nothing is"):
+            publish(root, second, latest(root))
+        assert not storage.exists(f"{root}/b/manifest.json")
+        assert latest_id(root) == "a"
+    storage.write_bytes(f"{root}/b/x.parquet", b"four")
+    assert publish(root, second, latest(root))
 
 
 def test_a_store_without_conditional_put_is_said(object_stores, capsys):

@@ -61,6 +61,16 @@ def test_local_copy_and_upload_carry_a_folder(root: str, tmp_path: Path) -> None
         assert (folder / "deep" / "x.txt").read_text() == "x"
 
 
+def test_signs_of_a_pattern_in_a_folders_name_are_its_name(root: str) -> None:
+    for name in ("model[1]", "model*", "model1"):
+        storage.write_bytes(storage.join(root, name, "weights"), name.encode())
+    for name in ("model[1]", "model*"):
+        with storage.local_copy(storage.join(root, name)) as folder:
+            assert [file.read_text() for file in folder.rglob("*") if file.is_file()] == [name]
+    with pytest.raises(InputError, match="absent: no such file"), storage.local_copy("memory://absent"):
+        pass
+
+
 def test_checking_leaves_nothing_behind(root: str) -> None:
     storage.check_writable(root)
     assert storage.list_files(root) == []

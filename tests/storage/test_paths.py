@@ -19,7 +19,16 @@ def test_relative_path_in_a_submitted_job_is_refused_unless_it_was_submitted(
     assert storage.absolute("s3://bucket/runs/") == "s3://bucket/runs"
 
 
-@pytest.mark.parametrize("uri", ["s3://KEY:planted@bucket/x", "sftp://me:planted@host/x", "https://:planted@host/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEY:planted@bucket/x",
+        "sftp://me:planted@host/x",
+        "https://:planted@host/x",
+        "https://planted@host/x",
+        "https://host/x?a=1&X-Amz-Signature=planted",
+    ],
+)
 @pytest.mark.parametrize("use", [storage.absolute, storage.exists, storage.read_bytes])
 def test_a_password_in_a_uri_is_refused_and_not_shown(uri, use):
     with pytest.raises(InputError, match="holds a password; expected it in the environment") as raised:
