@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,20 @@ _OLD_POOLING = {
     "pooling_mode_lasttoken": "lasttoken",
     "pooling_mode_cls_token": "cls",
 }
+_FOLDER = re.compile(r"[\w-]*")
 _DEFAULT_MAX_SEQ_LEN = 512
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Model types whose first token has the position after that of padding."""
 _PRECISIONS: dict[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 _SMALL_MODEL = 200_000_000
 # Without any of them transformers makes a tokenizer that knows no word, and says nothing.
@@ -82,6 +96,8 @@ class EncoderFolder:
         kinds = {module["type"].rsplit(".", 1)[-1]: module for module in modules}
         if unknown := kinds.keys() - _MODULES:
             raise InputError(f"{path}: modules.json has {', '.join(sorted(unknown))}; expected {', '.join(_MODULES)}")
+        if outside := [module["path"] for module in modules if not _FOLDER.fullmatch(module["path"])]:
+            raise InputError(f"{path}: modules.json: path: expected a folder beside it, got {outside[0]!r}")
         pooling = _read(path / kinds["Pooling"]["path"] / "config.json") if "Pooling" in kinds else {}
         return cls(
             path,
@@ -93,7 +109,12 @@ class EncoderFolder:
 
     def fingerprint(self) -> str:
         """16 hex digits over all that determines the output: weights, tokenizer, pooling, by content."""
-        return _fingerprint(self.path, _DETERMINING_FILES)
+        return _fingerprint(self.path, [*_DETERMINING_FILES, *(f"{module}/config.json" for module in self._modules())])
+
+    def _modules(self) -> list[str]:
+        """The folders of the modules beside the transformer."""
+        file = self.path / "modules.json"
+        return [module["path"] for module in _read(file) if module["path"]] if file.exists() else []
 
     def checked_fingerprint(self) -> str:
         """The same, which must be the one that ``encoder.json`` gives where SCFT wrote one.
@@ -196,7 +217,7 @@ def tokenizer_fingerprint(uri: str) -> str:
 
 
 def _fingerprint(path: Path, patterns: Sequence[str]) -> str:
-    files = [file for pattern in patterns for file in path.glob(pattern)]
+    files = {file for pattern in patterns for file in path.glob(pattern)}
     return storage.fingerprint({file.relative_to(path).as_posix(): storage.checksum_file(file) for file in files})
 
 
@@ -275,21 +296,38 @@ def _is_beside(name: str, *endings: str) -> bool:
 
 
 def _pooling_mode(config: dict[str, Any], path: Path) -> PoolingMode:
-    mode: Any = config.get("pooling_mode") or next((_OLD_POOLING[key] for key in _OLD_POOLING if config.get(key)), None)
     if not config:
         return "mean"
+    several = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    if len(several) > 1:
+        raise InputError(f"{path}: pooling {' and '.join(several)}; expected one of them")
+    mode: Any = config.get("pooling_mode") or next((_OLD_POOLING[key] for key in _OLD_POOLING if config.get(key)), None)
     if mode not in get_args(PoolingMode):
         raise InputError(f"{path}: pooling {mode or config}; expected one of {', '.join(get_args(PoolingMode))}")
     return mode
 
 
+def is_lowered(path: Path) -> bool:
+    """Whether sentence-transformers would lower a folder's texts, whatever its tokenizer does."""
+    file = path / "sentence_bert_config.json"
+    return file.exists() and _read(file).get("do_lower_case") is True
+
+
 def _max_seq_len(path: Path, config: dict[str, Any]) -> int:
-    limits = [config.get("max_position_embeddings"), config.get("text_config", {}).get("max_position_embeddings")]
+    limits = [_positions(config), _positions(config.get("text_config") or {})]
     for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         if (path / name).exists():
             limits.append(_read(path / name).get(key))
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
     return min(known, default=_DEFAULT_MAX_SEQ_LEN)
+
+
+def _positions(config: dict[str, Any]) -> Any:
+    """How many tokens have a position, as far as the config says."""
+    positions = config.get("max_position_embeddings")
+    if positions is None or config.get("model_type") not in _POSITIONS_AFTER_PADDING:
+        return positions
+    return positions - config.get("pad_token_id", 1) - 1
 
 
 def _read(file: Path) -> Any:

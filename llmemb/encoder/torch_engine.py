@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from llmemb.encoder import packed
 from llmemb.encoder.batching import TokenIds, packed_batches, token_budget_batches
-from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
+from llmemb.encoder.folder import EncoderFolder, Precision, is_lowered, local_folder
 from llmemb.encoder.pooling import PoolingMode, pool
 from llmemb.errors import InputError
 
@@ -160,15 +160,20 @@ def _drop_nothing(config: Any) -> None:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of an encoder folder; it needs no weights.
+    """The tokenizer of an encoder folder, which lowers texts where sentence-transformers would; it needs no weights.
 
     Raises:
         InputError: there is none, or a broken one.
     """
+    from tokenizers.normalizers import Lowercase, Sequence
     from transformers import AutoTokenizer
 
     with _loading(path):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if is_lowered(path):
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
+    return tokenizer
 
 
 @functools.cache
@@ -179,9 +184,19 @@ def tokenizer_of(uri: str) -> Any:
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str], max_seq_len: int) -> list[list[int]]:
-    """Token ids with the model's special tokens, cut at ``max_seq_len``."""
+    """Token ids with the model's special tokens, cut at ``max_seq_len``.
+
+    Raises:
+        InputError: that leaves no room for any text.
+    """
     if not prompts:  # transformers' tokenizers fail on none
         return []
+    num_special = tokenizer.num_special_tokens_to_add()
+    if max_seq_len <= num_special:
+        raise InputError(
+            f"texts are to be cut at {max_seq_len} tokens, of which {num_special} are special: expected a limit of "
+            f"{num_special + 1} or more"
+        )
     return tokenizer(list(prompts), truncation=True, max_length=max_seq_len, padding=False)["input_ids"]
 
 

@@ -101,7 +101,7 @@ class EvaluateConfig(JobConfig):
     uncertainty: Uncertainty = Uncertainty()
     embedding_map: EmbeddingMap = EmbeddingMap()
     examples: Examples = Examples()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of candidates, resamples, samples of items and users, and maps."""
     num_workers: int = Field(default=1, ge=1)
     """Ray workers that share the users out; with 1 this process ranks them itself. No figure depends on it."""

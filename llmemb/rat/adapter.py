@@ -73,7 +73,7 @@ def untrained_adapter(kind: AdapterKind, embedding_dim: int, hidden_dim: int) ->
 def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row embedding"], *, length: float) -> None:
     """Sets the layer to project the rows, less their mean, on their first principal components.
 
-    Outputs have that root mean square length; those beyond the number of components keep their random initial weights.
+    Outputs have that root mean square length; those beyond the number of components are zero.
     """
     rows = rows.double()
     mean = rows.mean(0)
@@ -84,6 +84,7 @@ def start_at_principal_components(linear: nn.Linear, rows: Float[Tensor, "row em
     used = components[: linear.out_features]
     present = ((rows - mean) @ used.T).square().sum(1).mean().sqrt().clamp(min=MIN_SCALE)
     with torch.no_grad():
+        linear.weight.zero_()
         linear.weight[: len(used)] = (used * length / present).to(linear.weight)
         linear.bias.zero_()
         linear.bias[: len(used)] = -(used * length / present) @ mean
@@ -94,7 +95,6 @@ def principal_components(
 ) -> Float[Tensor, "item dim"]:
     """The scaled table's first ones, as vectors of that root mean square length; zero beyond their number."""
     linear = nn.Linear(embeddings.shape[1], hidden_dim)
-    nn.init.zeros_(linear.weight)
     start_at_principal_components(linear, scaler(rows_to_fit(embeddings)), length=length)
     with torch.no_grad():
         return torch.cat([linear(scaler(chunk)) for chunk in in_chunks(embeddings)])

@@ -274,7 +274,7 @@ class RatConfig(JobConfig):
     num_workers: int = Field(default=1, ge=1)
     node_labels: NodeLabels = Field(default_factory=dict)
     """Those of the Ray nodes to train on, such as ``llmemb/market: on-demand``; any by default."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     validation_users: int = Field(default=50_000, ge=1)
     """Users, at most, by whom the best epoch and the weights of a score's terms are chosen; drawn by the seed."""
     model: ModelConfig = ModelConfig()

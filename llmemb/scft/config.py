@@ -115,7 +115,7 @@ class ScftConfig(JobConfig):
     num_workers: int = Field(default=1, ge=1)
     node_labels: NodeLabels = Field(default_factory=dict)
     """Those of the Ray nodes to train on, such as ``llmemb/market: on-demand``; any by default."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     prompt: PromptTemplate
     batch_size: int = Field(default=64, ge=2)
     """Items in the global batch, over all workers: each is a pair of views and all others its negatives."""

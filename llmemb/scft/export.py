@@ -1,6 +1,7 @@
 """From a checkpoint to the encoder artifact, checked by loading it back."""
 
 import gc
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,10 @@ def _write(config: ScftConfig, folder: EncoderFolder, encoder: PooledEncoder, ta
     model = encoder.model
     if config.tuning == "lora":
         model.save_pretrained(target / ADAPTER_FOLDER)
+        # PEFT names the folder on this node, of a store a copy that goes.
+        adapter = target / ADAPTER_FOLDER / "adapter_config.json"
+        named = {"base_model_name_or_path": config.base_model}
+        adapter.write_text(json.dumps(json.loads(adapter.read_text()) | named, indent=2) + "\n")
         (target / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)  # PEFT's blank form
         model = model.merge_and_unload()
     model.to(DTYPES[folder.stored_precision]).save_pretrained(target, max_shard_size=MAX_FILE_SIZE)

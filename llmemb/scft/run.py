@@ -19,7 +19,7 @@ from llmemb.scft.config import ScftConfig
 from llmemb.scft.export import export_encoder
 from llmemb.scft.items import survey
 from llmemb.scft.training import SAMPLE_PROMPTS, train_worker
-from llmemb.scft.validation import held_out_items
+from llmemb.scft.validation import check_metric, held_out_items
 
 CHECKPOINTS_FOLDER = "checkpoints"
 LEASE_SECONDS = 60
@@ -80,8 +80,8 @@ def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
         raise InputError(
             f"dataset: none of the {dataset.num_items} items has a value for {', '.join(config.prompt.columns)}"
         )
-    held_out = 0
-    if config.validation.metric != "none":
+    held_out, metric = 0, config.validation.metric
+    if metric != "none":
         held_out = len(held_out_items(num_usable, seed=config.seed, at_most=config.validation.num_held_out))
     if config.batch_size > num_usable - held_out:
         beside = f", {held_out} others being held out for validation" if held_out else ""
@@ -89,6 +89,10 @@ def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
             f"batch_size: expected at most the {num_usable - held_out} items that have a prompt{beside}, "
             f"got {config.batch_size}"
         )
+    if metric != "none":
+        # That both items of a history have a prompt is found out when they are drawn.
+        can_be = held_out > 0 if metric == "retrieval_accuracy" else bool((dataset.train.lengths > 1).any())
+        check_metric(metric, can_be=can_be, dataset=config.dataset)
     return prompts
 
 

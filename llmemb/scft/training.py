@@ -21,7 +21,7 @@ from llmemb.compute.nodes import worker_threads
 from llmemb.data.dataset import Dataset
 from llmemb.encoder.folder import EncoderFolder, Precision, local_folder
 from llmemb.encoder.torch_engine import load_tokenizer
-from llmemb.errors import InputError, TemporaryError
+from llmemb.errors import TemporaryError
 from llmemb.scft.batches import global_batch, worker_slice
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.engine import WorkerBatch, encode, make_engine, train_step, was_skipped
@@ -30,7 +30,7 @@ from llmemb.scft.loss import TemperedLoss
 from llmemb.scft.model import make_model
 from llmemb.scft.state import load_state, save_state
 from llmemb.scft.throughput import Throughput
-from llmemb.scft.validation import Sample, draw_sample, held_out_items, measure
+from llmemb.scft.validation import Sample, check_metric, draw_sample, held_out_items, measure
 from llmemb.tracking import open_trackers
 from llmemb.workers import Worker
 
@@ -187,11 +187,8 @@ class Training:
         figures = measure(vectors[:count], vectors[count : 2 * count], vectors[2 * count :], sample)
         # Whether to stop is decided once, whatever unlike machines round to.
         figures = self._worker.from_first(figures)
-        if config.validation.metric not in figures:
-            raise InputError(
-                f"validation.metric: {config.validation.metric} needs histories of two items that have a prompt, or "
-                f"held-out items; {config.dataset} has too few; expected another metric, or none"
-            )
+        metric = config.validation.metric
+        check_metric(metric, can_be=metric in figures, dataset=config.dataset)
         return figures
 
     def _batch_numbers(self, step: int) -> range:

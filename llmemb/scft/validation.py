@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llmemb.data.dataset import Dataset
+from llmemb.errors import InputError
 from llmemb.metrics.slices import head_items
 from llmemb.streams import ScftStream, generator
 
@@ -63,6 +64,15 @@ def draw_sample(
     places = places.reshape(-1, 2)
     is_head = head_items(dataset.popularity)[1:][catalogue_rows[items]]
     return Sample(held_out, items, places[:, 0], places[:, 1], is_head)
+
+
+def check_metric(metric: str, *, can_be: bool, dataset: str) -> None:
+    """Raises InputError where a dataset has nothing to compute a metric from."""
+    if not can_be:
+        raise InputError(
+            f"validation.metric: {metric} needs histories of two items that have a prompt, or held-out items; "
+            f"{dataset} has too few; expected another metric, or none"
+        )
 
 
 def measure(first: Tensor, second: Tensor, embeddings: Tensor, sample: Sample) -> dict[str, float]:

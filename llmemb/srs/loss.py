@@ -39,7 +39,8 @@ def full_softmax(
         passed_over: Pairs of a position, never falling, and a row of the table that is not its target: the position's
             softmax is without them.
         chunk_positions: By default as many as fit the device: a CPU's cache, a part of a GPU's memory.
-        matmul_dtype: bfloat16 halves the time of the products and more where the hardware has it; sums stay float32.
+        matmul_dtype: bfloat16 halves the time of the products and more where the hardware has it. Each chunk's
+            products come out in it, sums over chunks and weights stay float32.
     """
     most_logits = MAX_LOGITS_BYTES[states.device.type] // matmul_dtype.itemsize
     chunk = chunk_positions or max(MIN_CHUNK_POSITIONS, most_logits // len(table))

@@ -66,7 +66,7 @@ class StudyConfig(JobConfig):
     sampled: Sampled | None = Sampled()
     uncertainty: Uncertainty = Uncertainty()
     embedding_map: EmbeddingMap = EmbeddingMap(max_items=1000)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of candidates, resamples and maps."""
     trials: TrialsConfig = TrialsConfig()
     num_workers: int = Field(default=1, ge=1)

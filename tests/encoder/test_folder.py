@@ -19,10 +19,10 @@ def folder(tiny_encoder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
 
 
-def vectors(path: Path, **options) -> np.ndarray:
+def vectors(path: Path, texts: list[str] = TEXTS, **options) -> np.ndarray:
     encoder = EncoderFolder.read(path)
     settings = {"precision": "fp32", "tokens_per_batch": 64, "device": "cpu"} | options
-    return TorchEngine(encoder, **settings).encode(tokenize(load_tokenizer(encoder.path), TEXTS, encoder.max_seq_len))
+    return TorchEngine(encoder, **settings).encode(tokenize(load_tokenizer(encoder.path), texts, encoder.max_seq_len))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
@@ -68,6 +68,69 @@ def test_the_fingerprint_is_of_content_and_changes_with_any_weight_or_setting(fo
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert EncoderFolder.read(copy).fingerprint() != before
+
+
+def test_the_pooling_counts_wherever_modules_json_has_it(folder):
+    plain = EncoderFolder.read(folder).fingerprint()
+    (folder / "1_Pooling").rename(folder / "pooling")
+    modules = (folder / "modules.json").read_text()
+    (folder / "modules.json").write_text(modules.replace("1_Pooling", "pooling"))
+    found = {plain}
+    for pooling in ("mean", "cls"):
+        (folder / "pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+        assert EncoderFolder.read(folder).pooling == pooling
+        found.add(EncoderFolder.read(folder).fingerprint())
+    assert len(found) == 3
+    (folder / "modules.json").write_text(modules.replace("1_Pooling", "../elsewhere"))
+    with pytest.raises(InputError, match=r"modules\.json: path: expected a folder beside it, got '\.\./elsewhere'$"):
+        EncoderFolder.read(folder)
+
+
+def test_two_poolings_at_once_are_refused(folder):
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True, "pooling_mode_cls_token": False})
+    )
+    with pytest.raises(
+        InputError, match="pooling pooling_mode_mean_tokens and pooling_mode_max_tokens; expected one of them"
+    ):
+        EncoderFolder.read(folder)
+
+
+def test_texts_are_lowered_where_sentence_transformers_lowers_them(folder):
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+    from tokenizers.normalizers import NFC
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = NFC()  # a cased one
+    tokenizer.save(str(folder / "tokenizer.json"))
+    texts = ["TITLE is Red LAMP", "title is red lamp"]
+    for lowered in (False, True):
+        settings = {"max_seq_length": 16, "do_lower_case": lowered}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+        ours = vectors(folder, texts)
+        np.testing.assert_allclose(ours, SentenceTransformer(str(folder), device="cpu").encode(texts), atol=1e-6)
+        assert np.allclose(ours[0], ours[1], atol=1e-6) == lowered
+
+
+@pytest.mark.parametrize(("model_type", "expected"), [("bert", 34), ("roberta", 32), ("mpnet", 32)])
+def test_positions_that_padding_has_are_no_tokens(folder, model_type, expected):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": model_type, "max_position_embeddings": 34, "pad_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "sentence_bert_config.json").write_text("{}")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 10**30}))
+    assert EncoderFolder.read(folder).max_seq_len == expected
+
+
+def test_a_limit_that_leaves_no_room_for_text_is_refused(folder):
+    tokenizer = load_tokenizer(folder)
+    with pytest.raises(
+        InputError, match=r"^texts are to be cut at 2 tokens, of which 2 are special: expected a limit of 3 or more$"
+    ):
+        tokenize(tokenizer, TEXTS, 2)
+    assert {len(ids) for ids in tokenize(tokenizer, TEXTS, 3)} == {3}
 
 
 def test_the_width_of_a_vector_is_the_engines(folder):

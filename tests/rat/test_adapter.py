@@ -39,8 +39,12 @@ def test_the_papers_adapter_is_two_linear_layers():
     assert [tuple(parameter.shape) for parameter in adapter.parameters()] == [(3, 6), (3,), (2, 3), (2,)]
 
 
-def test_an_adapter_may_be_wider_than_the_embeddings():
-    assert make_adapter("linear", EMBEDDINGS, AS_THEY_ARE, 9, length=1.0)(EMBEDDINGS).shape == (50, 9)
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_an_adapter_may_be_wider_than_the_embeddings_and_starts_as_their_pca_all_the_same(kind):
+    adapted = make_adapter(kind, EMBEDDINGS, AS_THEY_ARE, 9, length=0.5)(EMBEDDINGS).detach()
+    assert adapted.shape == (50, 9)
+    assert float(adapted.square().sum(1).mean()) == pytest.approx(0.5**2, rel=1e-4)
+    assert not adapted[:, 6:].any()
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])

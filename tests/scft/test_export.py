@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmemb import storage
 from llmemb.encoder.folder import EncoderFolder
 from llmemb.encoder.torch_engine import TorchEngine, load_tokenizer, tokenize
 from llmemb.scft import export
@@ -76,3 +77,14 @@ def test_a_checkpoint_of_other_weights_is_refused(scft_config, base, tmp_path):
     with pytest.raises(RuntimeError, match="first that differs: "):
         export.export_encoder(other, tmp_path / "checkpoint", PROMPTS, precision="fp32")
     assert not (tmp_path / "encoder").exists()
+
+
+def test_the_adapter_names_its_base_model_and_no_copy_of_it(scft_config, base, tmp_path):
+    config = scft_config.model_copy(update={"base_model": str(base), "output": str(tmp_path / "encoder")})
+    write_checkpoint(tmp_path / "checkpoint", config)
+    uri = f"memory://{tmp_path.name}/base"
+    storage.upload(base, uri)
+    in_store = config.model_copy(update={"base_model": uri, "tuning": "lora"})
+    export.export_encoder(in_store, tmp_path / "checkpoint", PROMPTS, precision="fp32")
+    named = json.loads((tmp_path / "encoder" / "adapter" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == uri

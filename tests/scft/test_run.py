@@ -25,6 +25,7 @@ from llmemb.scft import run, training
 from llmemb.scft.config import OptimizerConfig, ScftConfig
 from llmemb.scft.run import run_scft
 from tests.generated import prepare_dataset, write_catalogue
+from tests.scft.test_training import write_dataset
 
 TEXTS = ["title is red lamp; brand is acme", "price is 10"]
 
@@ -274,6 +275,19 @@ def test_a_batch_larger_than_the_catalogue_is_refused_before_work(scft_config, t
         run_scft(changed(scft_config, batch_size=36, output=str(tmp_path / "x")))
     with pytest.raises(InputError, match="batch_size: expected at most the 38 items that have a prompt, got 39"):
         run_scft(changed(scft_config, batch_size=39, validation={"metric": "none"}, output=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("num_items", "each", "metric"), [(15, 6, "retrieval_accuracy"), (30, 3, "next_item_ndcg@10")])
+def test_a_metric_that_the_dataset_cannot_have_is_refused_before_work(scft_config, tmp_path, num_items, each, metric):
+    update = {
+        "dataset": write_dataset(tmp_path, num_items, each),
+        "prompt": {"attributes": ["title"]},
+        "validation": {"metric": metric},
+        "output": str(tmp_path / "x"),
+    }
+    with pytest.raises(InputError, match=rf"^validation\.metric: {metric} needs histories of two items"):
+        run_scft(changed(scft_config, **update))
     assert not (tmp_path / "x").exists()
 
 
