@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmemb import storage
 from llmemb.data import columns
 from llmemb.data.dataset import ITEM_ID, TIMESTAMPS, USER_ID
+from llmemb.data.files import SourceFile, find_files
 from llmemb.data.formats import FORMATS, FormatName
 from llmemb.data.parts import MAX_ROWS_PER_FILE, PLACE, Part, read_records, readable_rows, syntax_of
 from llmemb.data.refusals import Refusals
@@ -152,12 +153,28 @@ class InteractionReader:
         return table
 
 
+def id_maps(files: Sequence[SourceFile], name: str | None) -> list[SourceFile]:
+    """The id map beside each of the files, once; none where the format has none.
+
+    Raises:
+        InputError: one is not there.
+    """
+    if name is None:
+        return []
+    uris = dict.fromkeys(_beside(file.uri, name) for file in files)
+    return [found for uri in uris for found in find_files(uri, (".json",))]
+
+
 def _id_map(uri: str, name: str | None) -> dict[str, dict[Any, str]]:
     """The true ids behind the numbers of a handled data set."""
     if name is None:
         return {}
-    folder = uri.rpartition("/")[0]
-    maps = storage.read_json(storage.join(folder, name))
+    where = _beside(uri, name)
+    maps = storage.read_json(where)
     if not isinstance(maps, dict) or not all(isinstance(maps.get(key), dict) for key in ("id2user", "id2item")):
-        raise InputError(f"{storage.join(folder, name)}: expected an object with id2user and id2item")
+        raise InputError(f"{where}: expected an object with id2user and id2item")
     return {USER_ID: maps["id2user"], ITEM_ID: maps["id2item"]}
+
+
+def _beside(uri: str, name: str) -> str:
+    return storage.join(uri.rpartition("/")[0], name)

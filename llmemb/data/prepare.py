@@ -26,6 +26,7 @@ from llmemb.data.config import PrepareConfig, TimeCutRule
 from llmemb.data.dataset import DATASET_FILE
 from llmemb.data.files import SourceFile, find_files, fingerprint
 from llmemb.data.formats import FORMATS
+from llmemb.data.interactions import id_maps
 from llmemb.data.parts import parts_of
 from llmemb.data.passes import COUNT, TRAIN_COUNT, Rule, Work
 from llmemb.data.refusals import Refusals
@@ -49,14 +50,18 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of both tables."""
+    """The files of both tables, and the id maps beside the interactions."""
 
     items: list[SourceFile]
     interactions: list[SourceFile]
+    id_maps: list[SourceFile]
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return {name: fingerprint(files) for name, files in vars(self).items()}
+        return {
+            "items": fingerprint(self.items),
+            "interactions": fingerprint([*self.interactions, *self.id_maps]),
+        }
 
     @property
     def content_mib(self) -> float:
@@ -99,8 +104,9 @@ def run_prepare(config: PrepareConfig) -> None:
     storage.check_writable(config.output)
     _remove_leftovers(config.output)
     layout = FORMATS[config.format]
+    interactions = find_files(config.interactions, layout.interactions.suffixes)
     sources = Sources(
-        find_files(config.items, layout.items.suffixes), find_files(config.interactions, layout.interactions.suffixes)
+        find_files(config.items, layout.items.suffixes), interactions, id_maps(interactions, layout.id_map)
     )
     inputs = sources.fingerprints
     begun = artifact.recorded_inputs(config.output) if config.execution.keep_finished else {}

@@ -303,6 +303,20 @@ def test_handled_layout_needs_its_id_map(tmp_path: Path) -> None:
         _prepare(tmp_path, "llmemb", interactions, catalogue)
 
 
+def test_handled_layout_of_another_id_map_is_another_dataset(tmp_path: Path) -> None:
+    interactions, catalogue = _llmemb(tmp_path)
+    first = _prepare(tmp_path, "llmemb", interactions, catalogue).fingerprint
+    maps = {"id2user": {"1": "A", "2": "B"}, "id2item": {"1": "y", "2": "x"}}
+    (tmp_path / "id_map.json").write_text(json.dumps(maps))
+    with pytest.raises(InputError, match=r"belongs to another run \(inputs\.interactions"):
+        _prepare(tmp_path, "llmemb", interactions, catalogue)
+    (tmp_path / "id_map.json").unlink()
+    with pytest.raises(InputError, match=r"id_map\.json: no such file"):
+        _prepare(tmp_path, "llmemb", interactions, catalogue)
+    _llmemb(tmp_path)
+    assert _prepare(tmp_path, "llmemb", interactions, catalogue).fingerprint == first
+
+
 def test_document_may_be_longer_than_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interactions, catalogue = _llmemb(tmp_path)
     monkeypatch.setattr("llmemb.data.parts.MAX_LINE_BYTES", 30)
