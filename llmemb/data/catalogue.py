@@ -22,12 +22,11 @@ from llmemb.data.parts import (
     MAX_ROWS_PER_FILE,
     PLACE,
     Part,
-    check_column,
     read_records,
     readable_rows,
     syntax_of,
 )
-from llmemb.data.records import Delimited, Record, Syntax
+from llmemb.data.records import Delimited, Record, Syntax, check_column
 from llmemb.data.refusals import Refusals
 from llmemb.data.spill import Spill, rows_of_bucket
 from llmemb.errors import InputError
@@ -76,10 +75,9 @@ class CatalogueReader:
     def _text(self, part: Part) -> Iterator[pl.DataFrame]:
         layout = FORMATS[self.format]
         syntax = syntax_of(layout.items, part.file)
-        for chunk in read_records(part.file, syntax, self.refusals):
+        for chunk in read_records(part.file, syntax, self.refusals, needed=[self.item_id]):
             clashes: columns.Reasons = {}
             if isinstance(syntax, Delimited):
-                check_column(self.item_id, list(chunk[0][1]), part.file.uri)
                 _check_name(self.item_id, chunk[0][1], part.file.uri)
             elif self.item_id != ITEM_ID:
                 reason = f"{ITEM_ID} beside {self.item_id}, which is the id (columns.item_id)"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmemb.data.files import MAX_DOCUMENT_BYTES, MAX_LINE_BYTES, SourceFile, open_stream, read_lines, undamaged
 from llmemb.data.formats import TableFormat
-from llmemb.data.records import Delimited, JsonDocument, Refused, Syntax
+from llmemb.data.records import Delimited, JsonDocument, Refused, Syntax, check_column
 from llmemb.data.refusals import Refusals
 from llmemb.errors import InputError
 
@@ -134,28 +134,33 @@ def _not_utf8(batch: pa.RecordBatch, start: int = 0) -> list[int]:
 
 
 def read_records(
-    file: SourceFile, syntax: Syntax, refusals: Refusals, *, fields: Sequence[str] | None = None
+    file: SourceFile,
+    syntax: Syntax,
+    refusals: Refusals,
+    *,
+    fields: Sequence[str] | None = None,
+    needed: Sequence[str] = (),
 ) -> Iterator[list[tuple[int, Any]]]:
     """Chunks of a text file's ``(row, record)`` pairs; rows that are no record are refused.
 
     Args:
         fields: Only their values, as a tuple in place of the record.
+        needed: What a first line of names must have beside them.
 
     Raises:
-        InputError: the file as a whole is not in the format, or its first line lacks one of the fields.
+        InputError: the file as a whole is not in the format, or its first line lacks a field.
     """
     lines = _Metered(read_lines(file, MAX_DOCUMENT_BYTES if isinstance(syntax, JsonDocument) else MAX_LINE_BYTES))
     chunk: list[tuple[int, Any]] = []
-    num_records = 0
-    for row, record in syntax.records(lines, file.uri):
+    if isinstance(syntax, Delimited):
+        records = syntax.records(lines, file.uri, [*(fields or ()), *needed])
+    else:
+        records = syntax.records(lines, file.uri)
+    for row, record in records:
         if isinstance(record, Refused):
             refusals.rows += 1
             refusals.add(file.uri, row, record.reason, record.detail)
             continue
-        if not num_records and isinstance(syntax, Delimited):
-            for column in fields or ():
-                check_column(column, list(record), file.uri)
-        num_records += 1
         chunk.append((row, record if fields is None else tuple(map(record.get, fields))))
         if len(chunk) >= RECORDS_PER_CHUNK or lines.num_bytes >= BYTES_PER_CHUNK:
             yield chunk
@@ -180,8 +185,3 @@ class _Metered:
 def syntax_of(layout: TableFormat, file: SourceFile) -> Syntax:
     """By the file's suffix; a file of another name is taken for what the format has first."""
     return layout.syntaxes.get(file.suffix) or next(entry for entry in layout.syntaxes.values() if entry)
-
-
-def check_column(column: str, available: Sequence[str], where: str) -> None:
-    if column not in available:
-        raise InputError(f"{where}: no column {column!r}; it has {', '.join(available)}")

@@ -112,11 +112,16 @@ class Delimited:
         """Whether a field's text may mean a number."""
         return not self.typed
 
-    def records(self, lines: Iterable[bytes | None], where: str) -> Iterator[tuple[int, Record | Refused]]:
+    def records(
+        self, lines: Iterable[bytes | None], where: str, needed: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Record | Refused]]:
+        """As of any syntax; fields that are needed must be there even where no row is."""
         groups = self._groups(lines)
         header = self.names or self._header(groups, where)
         types = [name.rpartition(":")[2] if self.typed else "" for name in header]
         names = tuple(name.rpartition(":")[0] if self.typed else name for name in header)
+        for name in needed:
+            check_column(name, names, where)
         for row, fields in self._rows(groups, len(names)):
             if isinstance(fields, Refused):
                 yield row, fields
@@ -130,6 +135,10 @@ class Delimited:
         if isinstance(header, Refused) or header == [""]:
             reason = header.reason if isinstance(header, Refused) else "empty"
             raise InputError(f"{where}: its first line does not name the fields: {reason}")
+        if any("\r" in name for name in header):
+            raise InputError(
+                f"{where}: its first line has a carriage return in it: expected lines that end in \\n or \\r\\n"
+            )
         if len(set(header)) < len(header):
             raise InputError(f"{where}: its first line names a field twice: {shorten(', '.join(header))}")
         if self.typed and not all(":" in name for name in header):
@@ -232,6 +241,11 @@ class JsonDocument:
                 yield row, Refused("not valid Unicode", str(key))
             else:
                 yield row, {**value, self.key: key}
+
+
+def check_column(column: str, available: Sequence[str], where: str) -> None:
+    if column not in available:
+        raise InputError(f"{where}: no column {column!r}; it has {', '.join(available)}")
 
 
 class _DuplicateKeyError(ValueError):

@@ -8,7 +8,8 @@ import pyarrow as pa
 from llmemb.data import attributes, columns
 from llmemb.data.files import SourceFile, find_files, fingerprint
 from llmemb.data.formats import FORMATS
-from llmemb.data.parts import Part, check_column, read_parquet, read_records, syntax_of
+from llmemb.data.parts import Part, read_parquet, read_records, syntax_of
+from llmemb.data.records import check_column
 from llmemb.data.refusals import Refusals
 from llmemb.errors import InputError
 

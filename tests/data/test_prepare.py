@@ -454,6 +454,33 @@ def test_catalogue_files_may_differ_in_columns(tables: Tables) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    [
+        (
+            "items",
+            "item_id,title\re,Eggs\rf,Figs\r",
+            "its first line has a carriage return in it: expected lines that end",
+        ),
+        ("items", "item_id;title\n", "no column 'item_id'; it has item_id;title"),
+        ("interactions", "user_id,item_id,timestamp\ru1,b,40\r", "its first line has a carriage return in it"),
+        ("interactions", "user_id,item,timestamp\nu1,b,40,0\n", "no column 'item_id'; it has user_id, item, timestamp"),
+    ],
+)
+def test_first_line_of_names_is_looked_at_though_no_row_follows(
+    tables: Tables, table: str, content: str, message: str
+) -> None:
+    folder = tables.folder / "folder"
+    folder.mkdir()
+    good = (ITEMS.select("item_id", "title") if table == "items" else INTERACTIONS).write_csv()
+    (folder / "a.csv").write_text(good)
+    (folder / "b.csv").write_text(content, newline="")
+    with pytest.raises(InputError, match=f"b.csv: {message}"):
+        tables.prepare(**{table: str(folder)})
+    (folder / "b.csv").write_text(good.splitlines()[0] + "\r\n", newline="")
+    assert _sequences(tables.prepare(**{table: str(folder)})) == {"u1": ["c", "a", "b"], "u2": ["a", "a", "d"]}
+
+
 def test_whole_numbers_and_numbers_of_two_files_are_numbers(tables: Tables) -> None:
     folder, other = tables.folder / "catalogue", {"item_id": ["c", "d"]}
     folder.mkdir()
