@@ -116,7 +116,7 @@ def _convert(
 ) -> tuple[pl.Series, Reasons]:
     try:
         return pl.Series(values, dtype=dtype, strict=True), {}
-    except (TypeError, pl.exceptions.PolarsError, OverflowError, UnicodeEncodeError):
+    except (TypeError, ValueError, pl.exceptions.PolarsError, OverflowError):
         found, refused = _convert_one_by_one(values, one, reason)
         return pl.Series(found, dtype=dtype, strict=True), refused
 

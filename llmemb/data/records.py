@@ -86,7 +86,7 @@ class JsonLines:
             return Refused(f"{BROKEN}: not an object", text)
         if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(record):
             return Refused("nested too deep", text)
-        if "\\u" in text and _has_surrogate(record):
+        if ("\\u" in text or (self.loose and "\\U" in text)) and _has_surrogate(record):
             return Refused("not valid Unicode", text)
         return record
 

@@ -300,6 +300,24 @@ def test_record_with_two_ids_is_refused(tmp_path: Path) -> None:
     assert sorted(dataset.item_ids) == ["a", "c"]
 
 
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        (r"u'\U0000d800'", "not valid Unicode"),
+        ("{1, 2}", "username is neither text nor a whole number"),
+        ("1j", "username is neither text nor a whole number"),
+        ("...", "username is neither text nor a whole number"),
+    ],
+)
+def test_python_literal_that_no_json_could_be_costs_its_own_row(tmp_path: Path, user: str, reason: str) -> None:
+    layout = LAYOUTS["steam"]
+    good, bad = layout.interaction("u", "a", 1), f"{{'username': {user}, 'product_id': 'a', 'date': 2}}".encode()
+    dataset = _prepare(tmp_path, "steam", layout, [good, bad], [b"{'id': 'a'}", b"{'id': 'b', 'title': '\\U0000dfff'}"])
+    refused = dataset.info["refused_rows"]
+    assert (refused["interactions"]["counts"], refused["items"]["counts"]) == ({reason: 1}, {"not valid Unicode": 1})
+    assert (dataset.item_ids, len(dataset.sequences.items)) == (["a"], 1)
+
+
 def test_program_text_is_not_run(tmp_path: Path) -> None:
     layout = LAYOUTS["steam"]
     canary = tmp_path / "canary"
