@@ -144,7 +144,8 @@ def write_items(file: int, shuffle: CatalogueShuffle, num_files: int, work: Work
     folder too, for the lint.
     """
     table = shuffle.table(file, num_files)
-    numeric = [item.name for item in table.schema if pa.types.is_integer(item.type) or pa.types.is_floating(item.type)]
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    numeric = [item.name for item in table.schema if any(is_kind(item.type) for is_kind in kinds)]
     storage.write_table(work.file(f"numbers/part-{file:05d}.parquet"), table.select(numeric))
     return storage.write_table(storage.join(work.config.output, "items", f"part-{file:05d}.parquet"), table)
 

@@ -503,10 +503,14 @@ def test_refused_rows_are_counted_and_shown(tables: Tables, capsys: pytest.Captu
     assert f"{log} row 9: timestamp is not a number, a date or a time" in capsys.readouterr().out
 
 
-def test_leaking_attribute_is_warned_about(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Float64, pl.Decimal(12, 2)])
+def test_leaking_attribute_is_warned_about(
+    tables: Tables, capsys: pytest.CaptureFixture[str], kind: pl.DataType
+) -> None:
     names = [f"i{index:02d}" for index in range(12)]
     rows = [(f"u{user}", name, at) for at, name in enumerate(names) for user in range(12 - at)]
     items = pl.DataFrame({"item_id": names, "reviews": range(12), "price": [1.0, 2.0] * 6})
+    items = items.with_columns(pl.col("reviews").cast(kind))
     dataset = tables.write(items, _log(rows)).prepare(filters={"min_user_interactions": 0})
     assert dataset.info["leaks"]["attributes"]["reviews"]["correlation"] < -0.9
     assert "leak? reviews has rank correlation -" in capsys.readouterr().out
