@@ -22,7 +22,7 @@ ARROW_TYPES: Mapping[Kind, pa.DataType] = {
     "text": pa.string(),
     "texts": pa.list_(pa.string()),
 }
-_INT = re.compile(r"-?(0|[1-9]\d{0,17})")  # 007 is a code, not a number
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)")  # 007 is a code, not a number
 _FLOAT = re.compile(r"-?(\d{1,300}(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
 
 
@@ -63,8 +63,8 @@ def kind_of(value: Any, *, infers: bool) -> Kind | None:
 def _meant_kind(text: str) -> Kind:
     if text in ("true", "false"):
         return "boolean"
-    if _INT.fullmatch(text):
-        return "int"
+    if _WHOLE.fullmatch(text):
+        return "int" if len(text) < 21 and -(2**63) <= int(text) < 2**63 else "text"
     return "float" if _FLOAT.fullmatch(text) and not re.match(r"-?0\d", text) else "text"
 
 
@@ -95,7 +95,8 @@ def typed(value: Any, kind: Kind | None) -> Any:
     if kind == "int":
         return int(value)
     if kind == "float":
-        return float(value)
+        number = float(value)
+        return number if math.isfinite(number) else None
     return text_of(value) if kind == "text" else list(_texts(value))
 
 
