@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llmemb import artifact, storage
@@ -415,5 +416,5 @@ def _summary(info: dict[str, Any]) -> Table:
             table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{number:,}")
     for name, refusals in info["refused_rows"].items():
         for reason, number in refusals["counts"].items():
-            table.add_row(f"refused {name}: {reason}", f"{number:,}")
+            table.add_row(escape(f"refused {name}: {reason}"), f"{number:,}")
     return table

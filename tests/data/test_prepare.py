@@ -493,6 +493,13 @@ def test_whole_numbers_and_numbers_of_two_files_are_numbers(tables: Tables) -> N
         tables.prepare(items=str(folder), output=f"{tables.output}-2")
 
 
+def test_column_with_a_name_of_markup_is_shown_as_it_is(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tables.folder / "log.csv"
+    log.write_text(INTERACTIONS.rename({"user_id": "[/x]"}).write_csv() + ",a,3\n")
+    tables.prepare(interactions=str(log), columns={"user_id": "[/x]"}, refused_rows={"max_share": 0.5})
+    assert "refused interactions: no [/x] " in capsys.readouterr().out
+
+
 def test_refused_rows_are_counted_and_shown(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
     log = tables.folder / "log.csv"
     log.write_text(INTERACTIONS.write_csv() + "u1,a,soon\nu1,,3\nu1,a,\n")
