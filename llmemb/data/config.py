@@ -106,6 +106,12 @@ class TimeCutRule(Config):
             raise ValueError("expected validation_from before test_from, or neither of them")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("expected validation_share and test_share below 1 together: the rest is trained on")
+        return self
+
 
 class UnknownItems(Config):
     """Interactions with items that the catalogue lacks."""
@@ -171,6 +177,13 @@ class PrepareConfig(JobConfig):
     leaks: LeakLint = LeakLint()
     storage: Files = Files()
     execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _users_apart_from_items(self) -> Self:
+        names = self.interaction_columns
+        if names.user_id == names.item_id:
+            raise ValueError(f"columns: user_id and item_id are both {names.user_id!r}; expected two columns")
+        return self
 
     @model_validator(mode="after")
     def _times_where_needed(self) -> Self:

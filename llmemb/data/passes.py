@@ -155,19 +155,22 @@ def spill_interactions(number: int, parts: Sequence[Part], work: Work) -> dict[s
     part, codes = parts[number], item_codes(work.ids)
     reader = InteractionReader(work.config.format, work.config.interaction_columns)
     names: list[str] = []
-    dropped, unknown = Counter[str](), list[str]()
+    dropped, unknown, last = Counter[str](), list[str](), list[int]()
     for index, frame in enumerate(reader.frames(part)):
         coded = frame.join(codes, on=ITEM_ID, how="left", maintain_order="left")
         known = coded.filter(pl.col(ITEM).is_not_null()).drop(ITEM_ID)
         dropped["unknown_item"] += coded.height - known.height
         if not unknown and known.height < coded.height:
             unknown = coded.filter(pl.col(ITEM).is_null())[ITEM_ID].head(1).to_list()
+        if TIMESTAMPS in known.columns:
+            last += known[TIMESTAMPS].drop_nulls().top_k(1).to_list()
         names.append(work.interactions.write(_frame_name(part, index), known, USER_ID))
     return {
         "names": names,
         "refusals": reader.refusals.to_json(),
         "dropped": dict(reader.dropped + dropped),
         "unknown": unknown,
+        "last": last,
     }
 
 

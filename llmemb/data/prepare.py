@@ -46,6 +46,7 @@ LEFTOVER_AGE = timedelta(days=1)
 INTERACTIONS_PER_FILE = 2**22
 """Sequence files are more than their users ask for where sequences are long: a task holds one file's."""
 SECONDS_PER_DAY = passes.SECONDS_PER_DAY
+END_OF_JANUARY_1970 = 31 * SECONDS_PER_DAY
 MIB = 2**20
 
 
@@ -189,6 +190,7 @@ def _read_interactions(work: Work, sources: Sources, num_items: int, run: Run) -
     names = [name for record in records for name in record["names"]]
     if not names:
         raise InputError(f"interactions: {config.interactions}: none of its {refusals.rows:,} rows can be used")
+    _warn_of_unit(config, records)
     sorts = run(partial(passes.sort_users, names=names, work=work), work.num_buckets, "sort interactions")
     dropped["repeat"] = _sum(sorts, "repeats")
     rule, tallies = _survivors(work, num_items, run)
@@ -216,6 +218,16 @@ def _check_unknown(
             f"catalogue lacks, such as {example!r}; "
             f"expected at most {config.unknown_items.max_share:.2%} (unknown_items.max_share)"
         )
+
+
+def _warn_of_unit(config: PrepareConfig, records: Sequence[Mapping[str, Any]]) -> None:
+    unit, last = config.interaction_columns.timestamp_unit, [moment for record in records for moment in record["last"]]
+    if unit != "s" and last and max(last) < END_OF_JANUARY_1970:
+        line = (
+            f"interactions: {config.interactions}: every time is in January 1970: are these {unit}? expected "
+            "columns.timestamp_unit: s where they are seconds"
+        )
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _survivors(work: Work, num_items: int, run: Run) -> tuple[Rule, list[dict[str, Any]]]:

@@ -362,6 +362,19 @@ def test_milliseconds_are_kept_as_seconds_and_still_order(tables: Tables) -> Non
         tables.prepare(output=tables.output + "-seconds")
 
 
+def test_seconds_that_are_called_milliseconds_are_warned_about(
+    tables: Tables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("u", "a", 1_400_000_000), ("u", "b", 1_400_086_400), ("u", "c", 1_400_172_800)]
+    tables.write(interactions=_log(rows)).prepare(columns={"timestamp_unit": "ms"})
+    warning = "every time is in January 1970: are these ms? expected columns.timestamp_unit: s where they are seconds"
+    assert warning in capsys.readouterr().out
+    tables.prepare(output=tables.output + "-seconds")
+    in_2014 = tables.write(interactions=_log([*rows, ("u", "d", 1_400_000_000_000)]))
+    in_2014.prepare(columns={"timestamp_unit": "ms"}, output=tables.output + "-some")
+    assert "January 1970" not in capsys.readouterr().out
+
+
 def test_dates_in_digits_are_not_taken_for_seconds(tables: Tables) -> None:
     rows = [("u", "a", 2014_07_23), ("u", "b", 2014_07_24), ("u", "c", 2100_12_31)]
     with pytest.raises(InputError, match=r"3 of 3 rows .*: timestamp looks like a date in digits: expected 2014-"):
@@ -399,6 +412,11 @@ def test_time_cut_at_given_moments(tables: Tables) -> None:
             "expected columns.order_by to begin with the timestamp",
         ),
         ({"split": {"policy": "time-cut", "test_from": 5}}, "expected validation_from before test_from"),
+        (
+            {"split": {"policy": "time-cut", "validation_share": 0.7, "test_share": 0.3}},
+            "expected validation_share and test_share below 1 together",
+        ),
+        ({"columns": {"user_id": "item_id"}}, "columns: user_id and item_id are both 'item_id'; expected two columns"),
         ({"split": {"policy": "random"}}, "leave-one-out"),
         (
             {"split": {"policy": "time-cut", "validation_from": "2018-01-01", "test_from": "2019-01-01"}},
