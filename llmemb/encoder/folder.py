@@ -35,7 +35,7 @@ _OLD_POOLING = {
     "pooling_mode_lasttoken": "lasttoken",
     "pooling_mode_cls_token": "cls",
 }
-_FOLDER = re.compile(r"[\w-]*")
+_FOLDER = re.compile(r"(?!\.\.?$)[\w.-]*")
 _DEFAULT_MAX_SEQ_LEN = 512
 _POSITIONS_AFTER_PADDING = {
     "camembert",
@@ -327,7 +327,7 @@ def _positions(config: dict[str, Any]) -> Any:
     positions = config.get("max_position_embeddings")
     if positions is None or config.get("model_type") not in _POSITIONS_AFTER_PADDING:
         return positions
-    return positions - config.get("pad_token_id", 1) - 1
+    return positions - (config.get("pad_token_id", 1) or 0) - 1
 
 
 def _read(file: Path) -> Any:
