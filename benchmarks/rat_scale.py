@@ -98,7 +98,7 @@ def generate(folder: Path, size: int, *, longest: int, embedding_dim: int) -> No
         table = vectors.to_table(part.tolist(), values, "float16")
         entries.append(vectors.write(f"{folder}/embeddings/first/part-{number:05d}.parquet", table))
     manifest = {"format": snapshot.FORMAT, "snapshot_id": "first", "dimension": embedding_dim, "dtype": "float16"}
-    snapshot.publish(f"{folder}/embeddings", manifest | {"files": entries})
+    snapshot.publish(f"{folder}/embeddings", manifest | {"files": entries, "refused_file": None})
 
 
 def measure(folder: Path) -> dict[str, float]:

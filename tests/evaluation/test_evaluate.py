@@ -306,7 +306,7 @@ def test_text_similarity_is_a_baseline_where_embeddings_are_given(
     table = to_table(dataset.item_ids[:-1], vectors[:-1], "float32")  # all but the last item
     files = [write(f"{root}/s0/part-00000.parquet", table)]
     manifest = {"format": FORMAT, "snapshot_id": "s0", "dimension": 2, "dtype": "float32", "files": files}
-    publish(root, manifest)
+    publish(root, manifest | {"refused_file": None})
     config = config_of(dataset, recommenders, tmp_path, embeddings=root)
     run_evaluate(config)
     results = storage.read_json(str(tmp_path / "out" / "metrics.json"))

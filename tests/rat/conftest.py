@@ -55,6 +55,7 @@ def publish(root: Path, item_ids: list[str], embeddings: np.ndarray, dtype: Vect
         "dimension": embeddings.shape[1],
         "dtype": dtype,
         "files": [entry],
+        "refused_file": None,
     }
     snapshot.publish(str(root), manifest)
     return str(root)
