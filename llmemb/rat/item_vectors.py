@@ -50,7 +50,8 @@ def ensure_item_vectors(
         InputError: the folder holds others; in a task, no node has room for it, or the training has diverged.
         FloatingPointError: in this process it has.
     """
-    determined_by = vectors_identity(config, dataset, collaborative, base_model=base_model)
+    start = None if collaborative is None else collaborative.checksum
+    determined_by = vectors_identity(config, dataset=dataset.fingerprint, base_model=base_model, collaborative=start)
     if has_item_vectors(folder, determined_by):
         return 0.0
     info = {"dataset": dataset.fingerprint, "determined_by": determined_by}
@@ -94,14 +95,15 @@ def learn(inputs: Inputs, folder: str, info: Mapping[str, str], *, device: torch
     return time.monotonic() - started
 
 
-def vectors_identity(
-    config: RatConfig, dataset: Dataset, collaborative: Collaborative | None, *, base_model: str
-) -> str:
-    """The fingerprint of all that determines the vectors."""
+def vectors_identity(config: RatConfig, *, dataset: str, base_model: str, collaborative: str | None) -> str:
+    """The fingerprint of all that determines the vectors.
+
+    Args:
+        dataset, base_model, collaborative: What tells each of these from others, wherever they are.
+    """
     keys = {"method", "seed", *config.reads} - {"collaborative", "item_vectors", "base_model"}
     settings = {key: value for key, value in config.identity().items() if key in keys}
-    table = None if collaborative is None else storage.checksum(collaborative.item_embeddings.numpy().tobytes())
-    return storage.fingerprint([settings, base_model, config.model.hidden_dim, dataset.fingerprint, table])
+    return storage.fingerprint([settings, base_model, config.model.hidden_dim, dataset, collaborative])
 
 
 def _learn_on_ray(inputs: Inputs, folder: str, info: Mapping[str, str]) -> float:

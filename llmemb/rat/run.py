@@ -126,8 +126,14 @@ def _check(
     if config.learns_content and config.content_maps and storage.exists(config.content_maps):
         read_content(config.content_maps, maps_identity(config, dataset))
     if config.item_vectors and (collaborative is not None or not config.needs_collaborative):
-        start, base_model = load_collaborative(collaborative), inputs["base_model"]
-        has_item_vectors(config.item_vectors, vectors_identity(config, dataset, start, base_model=base_model))
+        start = load_collaborative(collaborative)
+        determined_by = vectors_identity(
+            config,
+            dataset=dataset.fingerprint,
+            base_model=inputs["base_model"],
+            collaborative=None if start is None else start.checksum,
+        )
+        has_item_vectors(config.item_vectors, determined_by)
     missing = 0
     if snapshot is not None:
         missing = count_missing(config, snapshot, dataset)

@@ -11,14 +11,15 @@ from llmemb import storage
 from llmemb.config import JobConfig
 from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
-from llmemb.rat.config import READS, ModelConfig, RatConfig
+from llmemb.rat.config import READS, RatConfig
+from llmemb.rat.item_vectors import vectors_identity
 from llmemb.rat.methods import METHODS
 from llmemb.scft.config import ScftConfig
 from llmemb.study.config import Settings, StudyConfig
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 MODEL = "rat.model."
-MADE_HERE = ("encoders", "embeddings", "item_vectors", "trials")
+MADE_HERE = ("encoders", "embeddings", "trials")
 CONTENT_MAPS = "content_maps"
 
 
@@ -161,16 +162,13 @@ class Grid:
 
     def rat_config(self, trial: Trial) -> RatConfig:
         """What the trial trains."""
-        reads, values = READS[trial.method], self._rat_values(trial)
-        collaborative = self.started_from(trial)
+        values, collaborative = self._rat_values(trial), self.started_from(trial)
         if collaborative is not None:
             values["collaborative"] = self.rat_config(collaborative).output
-        elif "item_vectors" in reads:  # on no backbone's recommender: one for all backbones
-            values["item_vectors"] = self._item_vectors(values)
         prefix = f"{trial.method}-{trial.backbone.rpartition(':')[2]}-{trial.seed}-"
         config = self._complete("rat", RatConfig, values, folder="trials", prefix=prefix)
-        if collaborative is not None and "item_vectors" in reads:  # all that they are made from is in its name already
-            config = config.model_copy(update={"item_vectors": self._item_vectors(values)})
+        if "item_vectors" in config.reads:  # all that they are made from is in its name already
+            config = config.model_copy(update={"item_vectors": self._item_vectors(config)})
         if not config.learns_content:
             return config
         # One for all backbones, methods and settings that have no part in it; it lives and dies with the embeddings.
@@ -179,12 +177,10 @@ class Grid:
         maps = storage.join(config.embeddings, CONTENT_MAPS, f"{name}.safetensors")
         return config.model_copy(update={CONTENT_MAPS: maps})
 
-    def _item_vectors(self, values: Mapping[str, Any]) -> str:
+    def _item_vectors(self, config: RatConfig) -> str:
         """Where the vectors are that a method's language model learns: named by what they depend on."""
-        reads = READS[values["method"]]
-        learnt = {key: self._named(values.get(key)) for key in ("method", "seed", *sorted(reads))}
-        learnt["hidden_dim"] = (values.get("model") or {}).get("hidden_dim", ModelConfig().hidden_dim)
-        name = storage.fingerprint([self._dataset, learnt])
+        base_model, collaborative = self._named(config.base_model), self._named(config.collaborative)
+        name = vectors_identity(config, dataset=self._dataset, base_model=base_model, collaborative=collaborative)
         return storage.join(self.config.output, "item_vectors", name)
 
     @cached_property

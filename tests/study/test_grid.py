@@ -153,6 +153,22 @@ def test_vectors_of_a_language_model_are_shared_by_backbones_of_other_depths():
     assert wider.rat_config(wider.trial("said", "sasrec", 0)).item_vectors != learnt[0].item_vectors
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rat": {"said": {"epochs": 10}, "tslrec": {"epochs": 3}, "model": {"hidden_dim": 64}}},
+        {"rat": {"said": {}, "tslrec": {}}},
+        {"scft": {**SCFT, "prompt": {"attributes": [{"name": "title"}], "instruction": ""}}},
+        {"per_backbone": {"gru4rec": {"rat.said.epochs": 10, "rat.tslrec.epochs": 3}}},
+    ],
+)
+def test_item_vectors_of_the_same_settings_said_otherwise_are_the_same(said):
+    plain, other = (make_grid(**{"methods": ["said", "tslrec"], "rat": {}, **more}) for more in ({}, said))
+    for trial in plain.all_trials():
+        one, same = plain.rat_config(trial), other.rat_config(trial)
+        assert (one.output, one.item_vectors) == (same.output, same.item_vectors)
+
+
 def test_settings_of_a_backbone_are_those_of_all_methods_on_it():
     longer = {"rat.training.max_epochs": 72, "rat.model.num_blocks": 1}
     grid = make_grid(per_backbone={"gru4rec": longer}, search={}, methods=["none", "llmemb"])

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llmemb import storage
 from llmemb.data.dataset import Dataset
 from llmemb.progress import Tell
 from llmemb.rat.checkpoint import Weights
@@ -25,6 +26,11 @@ class Collaborative:
 
     item_embeddings: Float[Tensor, "item dim"]
     weights: Weights
+
+    @property
+    def checksum(self) -> str:
+        """Of its item embeddings."""
+        return storage.checksum(self.item_embeddings.numpy().tobytes())
 
 
 @dataclass(frozen=True)
