@@ -95,14 +95,18 @@ def _outcome(config: RatConfig, reason: str | None) -> Outcome:
     """What is known of a trial that ended, or of one that an earlier run finished."""
     if not is_recommender(config.output):
         return Outcome(reason or "it did not finish, and said nothing")
-    metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
-    return Outcome(
-        None,
-        metrics["validation"]["ndcg@10"],
-        metrics["seconds"],
-        metrics["peak_memory_mib"],
-        len(metrics["epochs"]),
-    )
+    try:
+        metrics = storage.read_json(storage.join(config.output, METRICS_FILE))
+        return Outcome(
+            None,
+            float(metrics["validation"]["ndcg@10"]),
+            float(metrics["seconds"]),
+            float(metrics["peak_memory_mib"]),
+            len(metrics["epochs"]),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        why = reason_of(error)
+        return Outcome(f"its {METRICS_FILE} is damaged; remove the recommender to have it trained again: {why}")
 
 
 def _tune(queue: TrialQueue, title: str, output: str, settings: TrialsConfig) -> dict[str, str]:

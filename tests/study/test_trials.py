@@ -1,5 +1,6 @@
 """Trials as Ray Tune runs them."""
 
+import json
 import os
 import shutil
 from typing import Any
@@ -14,7 +15,7 @@ from llmemb.rat.recommender import Recommender
 from llmemb.study import trials
 from llmemb.study.board import EpochBoard
 from llmemb.study.config import TrialsConfig
-from llmemb.study.trials import run_trials
+from llmemb.study.trials import Outcome, run_trials
 
 SMALL = {
     "model": {"hidden_dim": 4, "num_blocks": 1, "max_seq_len": 4, "dropout": 0.0},
@@ -115,6 +116,24 @@ def test_an_outage_is_raised_for_tune_to_try_the_trial_again_and_bad_input_is_it
         trials._run(settings, print, on_gpu=False)
     assert trials.reason_of(raised.value) == "s3://bucket: no answer"
     assert trials._run(settings, print, on_gpu=False) == {"failed": "dataset: what is wrong"}
+
+
+@pytest.mark.parametrize("content", [None, '{"valid', "[]", '{"seconds": 1.0}', '{"validation": {"ndcg@10": null}}'])
+def test_a_finished_trial_without_its_figures_is_a_failed_one(tiny_dataset, tmp_path, content):
+    whole = {"validation": {"ndcg@10": 0.1}, "seconds": 2.0, "peak_memory_mib": 3.0, "epochs": [{}]}
+    configs = []
+    for name, text in (("damaged", content), ("whole", json.dumps(whole))):
+        output = tmp_path / name
+        output.mkdir()
+        (output / "recommender.json").write_text("{}")
+        if text is not None:
+            (output / "metrics.json").write_text(text)
+        configs.append(RatConfig.model_validate({"dataset": tiny_dataset, "output": str(output), "method": "none"}))
+    damaged, good = run_trials(configs, title="test", output=str(tmp_path), settings=TrialsConfig())
+    expected = "its metrics.json is damaged; remove the recommender to have it trained again: "
+    assert str(damaged.reason).startswith(expected)
+    assert "\n" not in str(damaged.reason)
+    assert good == Outcome(None, 0.1, 2.0, 3.0, 1)
 
 
 def test_the_board_counts_the_epochs_that_are_left():
