@@ -54,8 +54,8 @@ class StudyConfig(JobConfig):
     """By backbone, settings of ``rat`` that all methods have on it, by dotted path: BERT4Rec trains longer, say."""
     search: dict[MethodName, dict[str, tuple[Any, ...]]] = Field(default_factory=dict)
     """Settings tried for a method, by dotted path: all combinations, on every backbone, with the first seed. The best
-    by validation NDCG@10 is what the tables have. Every method that trains gets as many combinations, so that none
-    wins by being tried more often."""
+    by validation NDCG@10 is what the tables have. Every method gets as many combinations, so that none wins by being
+    tried more often; so does ``none`` where it is not among the methods and others start from it."""
     ablations: dict[str, Settings] = Field(default_factory=dict)
     """By what a table calls it, what is changed in ``llmemb``."""
     sensitivity: dict[str, tuple[float, ...]] = Field(default_factory=dict)
@@ -124,7 +124,7 @@ class StudyConfig(JobConfig):
 
     @model_validator(mode="after")
     def _same_effort(self) -> Self:
-        sizes = {method: prod(map(len, self.search.get(method, {}).values())) for method in self.methods}
+        sizes = {method: prod(map(len, self.search.get(method, {}).values())) for method in self.searched}
         if len(set(sizes.values())) > 1:
             shown = ", ".join(f"{method} {size}" for method, size in sizes.items())
             raise ValueError(f"search: expected as many combinations for every method, got {shown}")
@@ -132,6 +132,12 @@ class StudyConfig(JobConfig):
             if written := [key for key in keys if key in getattr(self, stage)]:
                 raise ValueError(f"{stage}.{written[0]} is set by the study itself: expected no value")
         return self
+
+    @property
+    def searched(self) -> tuple[MethodName, ...]:
+        """The methods whose settings are searched: those of the tables, and ``none`` where others start from it."""
+        others = ("none",) if "none" in self.search and "none" not in self.methods else ()
+        return (*others, *self.methods)
 
     @property
     def for_details(self) -> str:

@@ -122,7 +122,7 @@ class Grid:
         groups += [(f"ablation: {name}", trials) for name, trials in self.ablations().items()]
         for path, by_value in self.sensitivity().items():
             groups += [(f"sensitivity: {path}", trials) for trials in by_value.values()]
-        for pair in product(self.config.methods, self.config.backbones):
+        for pair in product(self.config.searched, self.config.backbones):
             groups.append(("search", self.candidates(*pair)))
         found: dict[str, tuple[str, Trial]] = {}
         for purpose, trials in groups:

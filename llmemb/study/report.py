@@ -131,14 +131,17 @@ def trial_facts(grid: Grid, outcomes: Outcomes) -> list[dict[str, Any]]:
 
 
 def search_table(grid: Grid, outcomes: Outcomes) -> tables.Table | None:
-    """What was tried to choose settings, the chosen ones in bold."""
+    """What was tried to choose settings, the chosen ones in bold; IDs alone are where others start from them."""
     blocks = []
     called = distinct_labels(grid.config.backbones)
-    for backbone, method in product(grid.config.backbones, grid.config.methods):
+    for backbone, method in product(grid.config.backbones, grid.config.searched):
         chosen = grid.table(method, backbone)[0].settings
         rows = []
         for trial in grid.candidates(method, backbone):
-            validation = outcomes[grid.rat_config(trial).output].validation
+            uri = grid.rat_config(trial).output
+            if uri not in outcomes:  # nothing starts from IDs alone
+                continue
+            validation = outcomes[uri].validation
             setting = ", ".join(f"{path}={value}" for path, value in trial.settings.items())
             found = "failed" if validation is None else f"{validation:.4f}"
             rows.append((tables.Cell(setting), tables.Cell(found, bold=trial.settings == chosen)))

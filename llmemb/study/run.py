@@ -28,7 +28,7 @@ def run_study(config: StudyConfig) -> None:
     storage.check_writable(config.output)
     own_device()  # one that does not exist is found before any work
     grid = Grid(config, dataset.fingerprint)
-    searched = itertools.product(config.methods, config.backbones)
+    searched = itertools.product(config.searched, config.backbones)
     tried = [trial for method, backbone in searched for trial in grid.candidates(method, backbone)]
     for trial in [*grid.all_trials(), *tried]:  # before any work: what is wrong with settings and data
         grid.rat_config(trial)
@@ -41,7 +41,7 @@ def run_study(config: StudyConfig) -> None:
 
 def check_effort(grid: Grid) -> None:
     """Raises InputError where a method's combinations of settings are not as many different trials."""
-    for method, backbone in itertools.product(grid.config.methods, grid.config.backbones):
+    for method, backbone in itertools.product(grid.config.searched, grid.config.backbones):
         tried = grid.candidates(method, backbone)
         different = {grid.rat_config(trial).output for trial in tried}
         if len(different) < len(tried):

@@ -257,6 +257,8 @@ def test_ids_alone_are_trained_where_they_are_compared_or_started_from():
 def test_every_method_is_tried_as_often():
     with pytest.raises(InputError, match=r"search: expected as many combinations .* got none 2, llmemb 1"):
         make_grid(methods=["none", "llmemb"], search={"none": {"rat.training.learning_rate": [1e-3, 2e-3]}})
+    with pytest.raises(InputError, match=r"search: expected as many combinations .* got none 2, melt 1"):
+        make_grid(methods=["melt"], search={"none": {"rat.training.learning_rate": [1e-3, 2e-3]}})
 
 
 @pytest.mark.parametrize(

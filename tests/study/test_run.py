@@ -15,13 +15,14 @@ from llmemb.embed.config import EmbedConfig
 from llmemb.errors import InputError
 from llmemb.evaluation import entrants
 from llmemb.rat.config import RatConfig
+from llmemb.rat.methods import METHODS
 from llmemb.rat.recommender import RECOMMENDER_FILE
 from llmemb.rat.run import run_rat
 from llmemb.study import encoders, run, trials
 from llmemb.study.config import StudyConfig, TrialsConfig
 from llmemb.study.grid import Grid, Trial
 from llmemb.study.queue import TrialQueue
-from llmemb.study.report import search_table
+from llmemb.study.report import search_table, trial_facts
 from llmemb.study.results import Measure
 from llmemb.study.run import check_details, run_study, train_all
 from llmemb.study.trials import Outcome, Outcomes
@@ -242,6 +243,23 @@ def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_p
     assert [(row[1].text, row[1].bold) for row in rows] == [("0.1000", False), ("0.3000", True), ("0.2000", False)]
 
 
+@pytest.mark.parametrize(("method", "shown"), [("melt", ["IDs only (SASRec)"]), ("llm2x", [])])
+def test_what_is_tried_for_ids_that_others_start_from_is_shown(study, monkeypatch, method, shown):
+    monkeypatch.setattr(run, "run_trials", lambda configs, **_: [Outcome(None, 0.1, 1.0, 1.0, 1)] * len(configs))
+    monkeypatch.setattr(run, "make_embeddings", lambda *_: {})
+    search = {name: {"rat.training.learning_rate": (0.01, 0.02)} for name in ("none", method)}
+    changed = {"methods": (method,), "search": search, "ablations": {}, "sensitivity": {}}
+    grid = Grid(study.model_copy(update=changed), "dataset")
+    outcomes = train_all(grid)
+    table = search_table(grid, outcomes)
+    assert table is not None
+    assert [(title, len(rows)) for title, rows in table.blocks] == [
+        (title, 2) for title in (*shown, f"{METHODS[method].label} (SASRec)")
+    ]
+    tried = [trial["experiment"] for trial in trial_facts(grid, outcomes) if trial["trial"].startswith("none")]
+    assert tried == (["what others start from"] * 2 + ["search"] if shown else [])
+
+
 def test_what_rests_on_no_ids_alone_is_searched_beside_them(study, tmp_path, monkeypatch):
     waves: list[list[str]] = []
 
@@ -268,10 +286,12 @@ def test_what_rests_on_no_ids_alone_is_searched_beside_them(study, tmp_path, mon
     assert waves == [["none"] * 2, ["melt"] * 2 + ["llm2x"] * 2, ["none", "melt", "llm2x"]]
 
 
+@pytest.mark.parametrize("methods", [("none",), ("melt",)])
 @pytest.mark.parametrize("tried", [{"rat.melt.user_weight": (0.1, 0.2)}, {"rat.training.learning_rate": (0.01, 0.01)}])
-def test_a_search_that_tries_less_than_it_says_is_refused(study, tmp_path, tried, monkeypatch):
+def test_a_search_that_tries_less_than_it_says_is_refused(study, tmp_path, methods, tried, monkeypatch):
     monkeypatch.setattr(trials, "_tune", lambda *_: pytest.fail("nothing may be trained"))
-    changed = {"output": str(tmp_path), "methods": ("none",), "search": {"none": tried}}
+    search = {"none": tried, "melt": {"rat.melt.user_weight": (0.1, 0.2)}}
+    changed = {"output": str(tmp_path), "methods": methods, "search": search}
     with pytest.raises(InputError, match=r"search\.none: 2 combinations are 1 different trials"):
         run_study(study.model_copy(update={**changed, "ablations": {}, "sensitivity": {}}))
 
