@@ -16,6 +16,7 @@ from llmemb.data.dataset import Dataset
 from llmemb.embed.snapshot import Snapshot, latest_id
 from llmemb.errors import InputError
 from llmemb.evaluation import embedding_map, figures
+from llmemb.evaluation.baselines import ContentAlone
 from llmemb.evaluation.config import HEADLINE_K
 from llmemb.evaluation.provenance import dataset_facts, dataset_name, provenance
 from llmemb.evaluation.report import print_table, templates
@@ -61,6 +62,8 @@ def write_report(grid: Grid, outcomes: Outcomes, dataset: Dataset, measure: Meas
     in_ablations = chain.from_iterable(grid.ablations().values())
     in_curves = chain.from_iterable(trials for curve in grid.sensitivity().values() for trials in curve.values())
     compared, ablated, varied = (_repeats(grid, trials) for trials in (in_methods, in_ablations, in_curves))
+    if any(model["label"] == ContentAlone.label for group in results.methods.values() for model in group["models"]):
+        compared.add(measure.fusion.repeats)
     shown = {
         "comparison": tables.comparison(results.methods, repeats=compared),
         "sampled": None if config.sampled is None else tables.sampled(results.methods, config.sampled),

@@ -51,12 +51,16 @@ class Measure:
     Args:
         config: The study's.
 
+    Attributes:
+        fusion: How *content alone* is scored.
+
     Raises:
         InputError: no user has a test target, or somebody too few unseen items to sample from.
     """
 
     def __init__(self, config: StudyConfig, dataset: Dataset) -> None:
         self._config, self._dataset = config, dataset
+        self.fusion = FusionConfig.model_validate(config.rat.get("fusion") or {})
         sampled, seed = config.sampled, config.seed
         self._question = draw_question(dataset, "test", sampled=sampled, seed=seed, depth=0)  # no figure is of lists
         self.slices: list[Slice] = slices_of(dataset.popularity, self._question.targets)
@@ -65,8 +69,7 @@ class Measure:
     def baselines(self, snapshot: Snapshot | None) -> list[Row]:
         """Popularity, and where there are embeddings the likeness of texts."""
         last_items = self._config.text_similarity.last_items
-        fusion = FusionConfig.model_validate(self._config.rat.get("fusion") or {})
-        entrants = baseline_entrants(self._dataset, snapshot, last_items=last_items, fusion=fusion)
+        entrants = baseline_entrants(self._dataset, snapshot, last_items=last_items, fusion=self.fusion)
         return [Row(entrant.label, load=entrant.runs[0].load) for entrant in entrants]
 
     def group(self, rows: Sequence[Row]) -> dict[str, Any]:

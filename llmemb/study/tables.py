@@ -208,15 +208,18 @@ def _difference(group: Mapping[str, Any], whole: str, without: str, part: str) -
 
 
 def _markdown_row(cells: Sequence[Cell]) -> str:
-    texts = [cell.text.replace("|", "\\|") for cell in cells]
+    texts = [" ".join(cell.text.split()).replace("|", "\\|") for cell in cells]
     shown = [f"**{text}**" if cell.bold and text else text for text, cell in zip(texts, cells, strict=True)]
     return f"| {' | '.join(shown)} |"
 
 
 def _latex_row(cells: Sequence[Cell]) -> str:
     shown = [f"\\textbf{{{_latex(cell.text)}}}" if cell.bold else _latex(cell.text) for cell in cells]
-    return " & ".join(shown) + " \\\\"
+    row = " & ".join(shown)
+    if row.startswith(("[", "*")):  # behind \\ it would be an argument of it
+        row = f"{{{row[0]}}}{row[1:]}"
+    return row + " \\\\"
 
 
 def _latex(text: str) -> str:
-    return text.translate(LATEX_ESCAPES)
+    return " ".join(text.split()).translate(LATEX_ESCAPES)

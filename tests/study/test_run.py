@@ -220,6 +220,16 @@ def test_seen_items_fall_for_nobody_where_no_trained_model_lets_them(study, tmp_
     assert lowest[0] < -1.001 < lowest[1]  # a cosine less what puts it behind all, and a cosine
 
 
+def test_content_alone_may_let_seen_items_fall_where_no_trained_model_does(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_tune", lambda *_: {})
+    monkeypatch.setattr(encoders, "run_embed", embed_here)
+    changed = {"output": str(tmp_path), "methods": ("none", "text_sum"), "ablations": {}, "sensitivity": {}}
+    run_study(study.model_copy(update={**changed, "per_backbone": {"sasrec": {"rat.fusion.repeats": False}}}))
+    written = Path(tmp_path, "tables.md").read_text()
+    assert "| content alone |" in written
+    assert "not filtered; those with fusion.repeats rank them last" in written
+
+
 def test_the_settings_with_the_best_validation_are_chosen_and_shown(study, tmp_path, monkeypatch):
     rates = {0.01: 0.1, 0.02: 0.3, 0.03: 0.2}
     found: dict[str, Outcome] = {}

@@ -87,6 +87,17 @@ def test_latex_is_escaped():
     assert "\\caption{a\\textasciicircum{}2 \\textbackslash{}b \\textasciitilde{}\\{\\}}" in odd
 
 
+def test_a_row_may_be_called_anything():
+    called = ("[no text]", "*", "a [b]", "two\n\nlines")
+    table = tables.Table("T", ("", "x"), (("a\nb", tuple((tables.Cell(name), tables.Cell("[1]")) for name in called)),))
+    rows = [line for line in tables.to_latex([table]).splitlines() if "&" in line]
+    assert [row.split(" & ")[0] for row in rows] == ["", "{[}no text]", "{*}", "a [b]", "two lines"]
+    assert all(row.endswith(" & [1] \\\\") for row in rows[1:])
+    lines = tables.to_markdown([table]).splitlines()
+    assert lines[4] == "| **a b** |  |"
+    assert lines[5:] == [f"| {name} | [1] |" for name in ("[no text]", "*", "a [b]", "two lines")]
+
+
 def test_an_ablation_shows_what_is_lost_with_its_interval():
     shown = tables.to_markdown([tables.ablations(GROUP)])
     whole, without = (line for line in shown.splitlines() if line.startswith(("| LLMEmb", "| A_B")))
