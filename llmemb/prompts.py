@@ -91,7 +91,8 @@ class PromptTemplate(Config):
 
     @property
     def columns(self) -> list[str]:
-        return [attribute.name for attribute in self.attributes]
+        """Those that it reads, each once."""
+        return list(dict.fromkeys(attribute.name for attribute in self.attributes))
 
     def check_columns(self, available: Sequence[str], where: str) -> None:
         """Raises InputError where the catalogue lacks an attribute of the template."""

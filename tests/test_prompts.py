@@ -73,6 +73,13 @@ def test_absent_column_is_named_with_those_there_are() -> None:
         TEMPLATE.check_columns(["item_id", "title", "categories"], "catalogue")
 
 
+def test_an_attribute_may_be_shown_twice_and_is_read_once() -> None:
+    template = PromptTemplate.model_validate({"attributes": ["title", "brand", {"name": "title", "label": "called"}]})
+    items = pa.table({"brand": ["Ito"], "title": ["Sencha"]}).select(template.columns)
+    assert items.column_names == ["title", "brand"]
+    assert template.render_batch(items) == ["title is Sencha; brand is Ito; called is Sencha"]
+
+
 def test_hash_depends_on_the_text_alone() -> None:
     # printf 'title is Sencha' | sha256sum | cut -c-32
     assert prompt_hash("title is Sencha") == "4a33e5555071cb99d163fa0068b1cad3"
