@@ -60,12 +60,15 @@ def list_figures(
     ks: Sequence[int],
     vectors: NDArray[np.float32] | None,
 ) -> Figures:
-    """What one entrant's lists are like, ``{protocol: {quality: mean over its runs}}``."""
+    """What one entrant's lists are like, ``{protocol: {quality: mean over its runs}}``, over those that have it."""
     result: Figures = {}
     for protocol in TESTED_PROTOCOLS:
         if all(protocol in run.top_items for run in runs):
             values = [list_qualities(run.top_items[protocol], popularity, ks=ks, vectors=vectors) for run in runs]
-            result[protocol] = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+            names = dict.fromkeys(itertools.chain.from_iterable(values))
+            result[protocol] = {
+                name: float(np.mean([value[name] for value in values if name in value])) for name in names
+            }
     return result
 
 

@@ -17,7 +17,7 @@ from llmemb.errors import InputError
 from llmemb.evaluation import entrants, imported
 from llmemb.evaluation.config import EvaluateConfig, Uncertainty
 from llmemb.evaluation.evaluate import run_evaluate
-from llmemb.evaluation.results import comparisons
+from llmemb.evaluation.results import comparisons, list_figures
 from llmemb.metrics.ranking import Ranking
 from llmemb.metrics.slices import Slice
 from llmemb.rat import recommender
@@ -154,6 +154,15 @@ def test_recommenders_are_compared_on_the_seeds_that_neither_lacks() -> None:
     [test, *_] = comparisons(elsewhere, [overall], uncertainty=Uncertainty(randomisations=200), seed=0, seeds=others)
     assert test["interval"] is not None  # as independent samples
     assert test["interval"][0] < test["difference"] < test["interval"][1]
+
+
+@pytest.mark.parametrize("lists", [([1, 3], [1, 2], [4, 5]), ([4, 5], [1, 3], [1, 2])])
+def test_a_quality_that_not_every_run_has_is_the_mean_over_those_that_have_it(lists: tuple[list[int], ...]) -> None:
+    vectors = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [0, 0]], np.float32)
+    runs = [Ranking({}, {"full": np.array([places], np.int32)}) for places in lists]
+    found = list_figures(runs, np.array([0, 1, 1, 1, 1, 1]), ks=[2], vectors=vectors)
+    assert found["full"]["similarity@2"] == pytest.approx(0.5**0.5 / 2)  # of 0 and 1 / sqrt 2
+    assert found["full"]["coverage@2"] == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize(("randomisations", "enough"), [(100, True), (119, False)])
