@@ -19,7 +19,7 @@ from llmemb.embed.parity import check_parity, check_parity_fits
 from llmemb.embed.plan import RECORDS_FOLDER, SnapshotPlan, plan_snapshot, vector_identity
 from llmemb.embed.records import REFUSED_FILE, Records, encoded_buckets, read_records, write_refused
 from llmemb.embed.shards import EncodeBucket, compare, tokenize_bucket, write_shard
-from llmemb.embed.snapshot import FORMAT, Snapshot, is_published, latest, point_latest, publish
+from llmemb.embed.snapshot import FORMAT, Snapshot, check_files, is_published, latest, point_latest, publish
 from llmemb.encoder.folder import EncoderFolder, local_folder, tokenizer_fingerprint
 from llmemb.errors import InputError, TemporaryError
 from llmemb.prompts import PromptTemplate
@@ -76,6 +76,7 @@ def run_embed(config: EmbedConfig) -> None:
 def _make(config: EmbedConfig, dataset: Dataset, plan: SnapshotPlan, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes all that the manifest names, and returns the manifest: these facts, and what was written."""
     records = _make_shards(config, dataset, plan)
+    check_files(plan.uri, [record["entry"] for record in records.values()])  # before any of them is read
     manifest = facts | _summary(records, dataset, plan)
     manifest["refused_file"] = write_refused(plan, [i for i, record in records.items() if record["counts"]["refused"]])
     _check_refused(manifest["counts"], plan.uri, config.max_refused_share)

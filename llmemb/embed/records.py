@@ -30,12 +30,13 @@ def write_record(
 
 
 def read_records(plan: SnapshotPlan) -> Records:
-    """The records, by bucket, of the shards that an earlier run of this job finished."""
+    """The records, by bucket, of the shards that an earlier run of this job finished, and that are there still."""
     names = {storage.name(uri) for uri in storage.list_files(storage.join(plan.uri, RECORDS_FOLDER), ".json")}
     found = [bucket for bucket in range(plan.num_buckets) if storage.name(plan.record_uri(bucket)) in names]
     with ThreadPoolExecutor(16) as pool:
         records = pool.map(lambda bucket: _without_refused(storage.read_json(plan.record_uri(bucket))), found)
-        return dict(zip(found, records, strict=True))
+        there = {storage.name(uri) for uri in storage.list_files(plan.uri, ".parquet")}
+        return {bucket: each for bucket, each in zip(found, records, strict=True) if each["entry"]["file"] in there}
 
 
 def encoded_buckets(records: Records) -> list[int]:

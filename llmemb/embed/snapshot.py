@@ -18,6 +18,7 @@ A shard is ``item_id: string``, ``embedding: fixed_size_list<dtype>[dimension]``
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -161,25 +162,24 @@ def publish(root: str, manifest: dict[str, Any], parent: Snapshot | None = None)
 
     Raises:
         InputError: another run has moved LATEST since this one began.
-        TemporaryError: a file that the manifest names is not there, or is another: a run that is silent for long is
-            taken to be dead and swept away.
+        TemporaryError: a file that the manifest names is gone: a run that is silent for long is taken to be dead and
+            swept away.
     """
     uri = storage.join(root, manifest["snapshot_id"])
-    _check_files(uri, manifest)
+    refused = manifest["refused_file"]
+    check_files(uri, [*manifest["files"], *([refused] if refused else [])])
     content = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     is_mine = storage.swap(storage.join(uri, MANIFEST_FILE), content, None)
     point_latest(root, manifest["snapshot_id"], parent)
     return is_mine
 
 
-def _check_files(uri: str, manifest: dict[str, Any]) -> None:
-    there = {entry.uri: entry.bytes for entry in storage.list_tree(uri)}
-    for entry in [*manifest["files"], *([manifest["refused_file"]] if manifest["refused_file"] else [])]:
-        if there.get(storage.entry_uri(uri, entry)) != entry["bytes"]:
-            raise TemporaryError(
-                f"embeddings: {uri}: {entry['file']} is gone, or is not what this run wrote; nothing is published: run "
-                "it again"
-            )
+def check_files(uri: str, entries: Iterable[dict[str, Any]]) -> None:
+    """Raises TemporaryError where a file that entries of a manifest name is gone."""
+    there = set(storage.list_files(uri))
+    for entry in entries:
+        if storage.entry_uri(uri, entry) not in there:
+            raise TemporaryError(f"embeddings: {uri}: {entry['file']} is gone; nothing is published: run it again")
 
 
 def point_latest(root: str, snapshot_id: str, parent: Snapshot | None) -> None:

@@ -160,19 +160,20 @@ def _drop_nothing(config: Any) -> None:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of an encoder folder, which lowers texts where sentence-transformers would; it needs no weights.
+    """The tokenizer of an encoder folder; it needs no weights.
 
     Raises:
-        InputError: there is none, or a broken one.
+        InputError: there is none, a broken one, or one that keeps capitals where sentence-transformers lowers them.
     """
-    from tokenizers.normalizers import Lowercase, Sequence
     from transformers import AutoTokenizer
 
     with _loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if is_lowered(path):
-        backend = tokenizer.backend_tokenizer
-        backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
+    if is_lowered(path) and tokenizer("A B")["input_ids"] != tokenizer("a b")["input_ids"]:
+        raise InputError(
+            f"{path}: sentence_bert_config.json: do_lower_case: its tokenizer keeps capitals; expected one that lowers "
+            "them itself"
+        )
     return tokenizer
 
 

@@ -89,10 +89,8 @@ def _prompts(dataset: Dataset, config: ScftConfig) -> list[str]:
             f"batch_size: expected at most the {num_usable - held_out} items that have a prompt{beside}, "
             f"got {config.batch_size}"
         )
-    if metric != "none":
-        # That both items of a history have a prompt is found out when they are drawn.
-        can_be = held_out > 0 if metric == "retrieval_accuracy" else bool((dataset.train.lengths > 1).any())
-        check_metric(metric, can_be=can_be, dataset=config.dataset)
+    if metric == "retrieval_accuracy":  # those of histories are found out when they are drawn
+        check_metric(metric, can_be=held_out > 0, dataset=config.dataset)
     return prompts
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from fsspec.implementations.local import LocalFileSystem
@@ -145,8 +145,10 @@ def local_copy(folder: str) -> Iterator[Path]:
         files = filesystem.find(path)
         if not files:
             raise FileNotFoundError(path)
-        root = path.rstrip("/") + "/"
-        filesystem.get(files, [str(target / file.removeprefix(root)) for file in files], **reading(filesystem))
+        inside = [PurePosixPath(file.removeprefix(path.rstrip("/") + "/")) for file in files]
+        if outside := [name for name in inside if name.is_absolute() or ".." in name.parts]:
+            raise InputError(f"{folder}: has an object named {outside[0]}; expected names inside the folder")
+        filesystem.get(files, [str(target / name) for name in inside], **reading(filesystem))
 
     with contextlib.ExitStack() as stack:
         with explained(folder):

@@ -97,6 +97,8 @@ def test_a_run_cut_off_goes_on_after_its_finished_shards_and_publishes_the_same_
     assert (folder / kept["file"]).read_bytes() == b"not written again"
 
     storage.write_bytes(str(folder / kept["file"]), parts(snapshot)[kept["file"]])
+    swept = record | {"bucket": 1, "entry": snapshot.manifest["files"][1]}  # its shard is gone
+    storage.write_json(str(folder / "_shards" / "part-00001.json"), swept)
     run_embed(again)
     assert parts(Snapshot.open(again.output)) == parts(snapshot)
 
@@ -169,6 +171,13 @@ def test_bad_input_is_one_clear_line_before_any_work(config, tmp_path, changed, 
     with pytest.raises(InputError, match=message):
         run_embed(embed_config(config.dataset, config.encoder, tmp_path, **changed))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_this_machine_has_no_room_for_is_one_line(config, ray_local, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    engine = {"threads_per_worker": 64}
+    with pytest.raises(InputError, match=r"^engine\.threads_per_worker: a worker asks for 64 CPU"):
+        run_embed(embed_config(config.dataset, config.encoder, tmp_path, engine=engine))
 
 
 def test_manifest_names_every_file_with_rows_bytes_and_checksum(snapshot):

@@ -18,6 +18,7 @@ REQUIRED = {"dataset": "s3://bucket/dataset", "output": "s3://bucket/out"}
         ({"embeddings": "e", "fusion": {"content_shares": [math.inf]}}, r"fusion.content_shares.0: .*finite"),
         ({"embeddings": "e", "fusion": {"content_temperature": math.inf}}, "fusion.content_temperature: .*finite"),
         ({"method": "none", "backbone": "gru"}, "no backbone 'gru'; expected one of sasrec"),
+        ({"method": "none", "seed": 2**32}, "seed: Input should be less than 4294967296"),
     ],
 )
 def test_what_is_wrong_is_named(values, message):

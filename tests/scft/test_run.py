@@ -278,15 +278,14 @@ def test_a_batch_larger_than_the_catalogue_is_refused_before_work(scft_config, t
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize(("num_items", "each", "metric"), [(15, 6, "retrieval_accuracy"), (30, 3, "next_item_ndcg@10")])
-def test_a_metric_that_the_dataset_cannot_have_is_refused_before_work(scft_config, tmp_path, num_items, each, metric):
+def test_a_metric_without_items_to_hold_out_is_refused_before_work(scft_config, tmp_path):
     update = {
-        "dataset": write_dataset(tmp_path, num_items, each),
+        "dataset": write_dataset(tmp_path, num_items=15, interactions_per_user=6),
         "prompt": {"attributes": ["title"]},
-        "validation": {"metric": metric},
+        "validation": {"metric": "retrieval_accuracy"},
         "output": str(tmp_path / "x"),
     }
-    with pytest.raises(InputError, match=rf"^validation\.metric: {metric} needs histories of two items"):
+    with pytest.raises(InputError, match=r"^validation\.metric: retrieval_accuracy needs histories of two items"):
         run_scft(changed(scft_config, **update))
     assert not (tmp_path / "x").exists()
 

@@ -71,6 +71,19 @@ def test_signs_of_a_pattern_in_a_folders_name_are_its_name(root: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/outside"])
+def test_no_object_is_written_outside_of_a_local_copy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    filesystem, _ = filesystem_of("memory://model")
+
+    def find(path: str, **_: object) -> dict[str, dict[str, str]]:
+        return {f"{path}/{name}": {}, f"{path}/weights": {}}
+
+    monkeypatch.setattr(filesystem, "find", find)
+    message = f"has an object named {name}; expected names inside the folder"
+    with pytest.raises(InputError, match=message), storage.local_copy("memory://model"):
+        pass
+
+
 def test_checking_leaves_nothing_behind(root: str) -> None:
     storage.check_writable(root)
     assert storage.list_files(root) == []
