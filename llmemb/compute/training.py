@@ -130,8 +130,6 @@ def _keyboard_interrupt() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if error.code:  # that of SIGTERM
-            raise
         raise KeyboardInterrupt from error
     finally:
         if threading.current_thread() is threading.main_thread():
