@@ -113,7 +113,7 @@ def counts_on(arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("uri", ["s3://conditional/a%20training", "s3a://plain/training"])  # Arrow knows the first alone
+@pytest.mark.parametrize("uri", ["s3://conditional/a%20training", "s3a://plain/training"])  # Arrow knows the first
 def test_a_record_in_a_store_is_where_the_uri_says(ray_local, tmp_path, object_stores, uri):
     for step in (1, 2):
         result = train(counts_on, tmp_path, 0, storage_uri=uri)
