@@ -31,8 +31,8 @@ def main(config_class: type[ConfigT], run: Callable[[ConfigT], None]) -> NoRetur
 
     Exits with 0 when the output is complete, with 2 and one line on standard error when the input is bad, with 75 and
     one line for what may be gone by itself, such as a store that does not answer, with 75 and a traceback when the
-    cluster lost what the job needed, with 130 and a line after Ctrl-C, with 143 and a line after SIGTERM, and with 1
-    and a traceback when the software is at fault.
+    cluster lost what the job needed, with 130 and a line after Ctrl-C, with 143 and a line after a SIGTERM that Ray
+    took (during a training Ray makes it look like Ctrl-C), and with 1 and a traceback when the software is at fault.
     """
     parser = argparse.ArgumentParser(description=(config_class.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE.yaml")

@@ -210,13 +210,13 @@ class _Session:
         Raises:
             InputError: the cluster refuses it, or a file of the folder cannot be read.
         """
+        import requests
+
         if unless_has and (has := self._has(unless_has)) is not False:
             if has:
                 self.show(f"submit: {unless_has} is still there\n")
             return unless_has
         self.show(f"submit: {job_id}: {entrypoint}\n")
-        import requests
-
         deadline = time.monotonic() + self._patience
         what = {"submission_id": job_id, "entrypoint": entrypoint, "runtime_env": runtime_env}
         while True:
